@@ -1,0 +1,165 @@
+"""What can be configured: one frozen model per section. No other file holds a number of seconds."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+    StringConstraints,
+)
+
+BackendName = Literal["vllm", "sglang", "fake"]
+Accelerator = Literal["auto", "cpu", "cuda"]
+StartMethod = Literal["auto", "fork", "spawn"]
+ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}$")]
+
+
+class Schema(BaseModel):
+    """Frozen, strict about unknown keys; a setting never changes after ``resolve()``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, protected_namespaces=())
+
+
+class Timeouts(Schema):
+    """Every wait in ichat, in seconds."""
+
+    start_s: PositiveFloat = Field(1800, description="from the start of a worker until it must be ready")
+    linger_s: NonNegativeFloat = Field(
+        5, description="after SIGTERM: not ready any more, still serving, until routers have noticed (ICHAT_LAME_DUCK)"
+    )
+    drain_s: PositiveFloat = Field(
+        30, description="after SIGTERM, linger included: requests may finish until then (ICHAT_DRAIN_SECONDS)"
+    )
+    stop_s: PositiveFloat = Field(2, description="after the drain: the engine may leave by itself before it is killed")
+    probe_every_s: PositiveFloat = Field(5, description="between two probes through the engine and back")
+    probe_suspect_s: PositiveFloat = Field(3, description="an idle engine that has not answered a probe is not ready")
+    probe_limit_s: PositiveFloat = Field(
+        10, description="an engine that has not answered a probe, nor made progress, hangs"
+    )
+    busy_limit_s: PositiveFloat = Field(
+        900, description="no answer and no token for so long is a hang even while the engine computes (a long prefill)"
+    )
+    restart_window_s: PositiveFloat = Field(600, description="the window in which restarts are counted")
+    restart_backoff_s: PositiveFloat = Field(1, description="before the second restart in a window; doubles each time")
+    restart_backoff_limit_s: PositiveFloat = Field(60, description="the longest wait before a restart")
+    connect_s: PositiveFloat = Field(2, description="front to worker: connecting")
+    receive_headers_s: PositiveFloat = Field(5, description="a client may take so long to send its request's headers")
+    receive_body_s: PositiveFloat = Field(10, description="and so long for the body, plus one second for each 64 KiB")
+    idle_s: PositiveFloat = Field(75, description="a kept-alive connection without a request is closed")
+    write_stall_s: PositiveFloat = Field(60, description="a client that reads nothing for so long is cut off")
+    retry_after_s: PositiveInt = Field(2, description="the Retry-After of a 503")
+
+
+class Limits(Schema):
+    """What one client may ask of the front."""
+
+    url_bytes: PositiveInt = Field(8 * 1024, description="longest request target; beyond it 414")
+    header_bytes: PositiveInt = Field(64 * 1024, description="all headers of a request together; beyond it 431")
+    header_count: PositiveInt = Field(100, description="most headers of a request; beyond it 431")
+    body_bytes: PositiveInt = Field(64 * 1024 * 1024, description="largest request body; beyond it 413")
+    connections: PositiveInt = Field(10_000, description="most client connections; beyond it 503")
+
+
+class Server(Schema):
+    """The public port."""
+
+    host: str = Field("0.0.0.0", description="address the public port listens on")  # noqa: S104  a container's port
+    port: int = Field(8000, ge=0, le=65535, description="the public port; 0 takes a free one")
+    api_key: SecretStr | None = Field(None, description="clients must send it as `Authorization: Bearer …`")
+    run_dir: str | None = Field(None, description="where sockets and temporary files live; removed at the end")
+    log_format: Literal["text", "json"] = Field("text", description="the form of ichat's own log lines")
+    limits: Limits = Limits()
+
+
+class Restarts(Schema):
+    """How a worker that died is started again."""
+
+    enabled: bool = Field(True, description="false: the container ends when its engine does")
+    max_restarts: PositiveInt = Field(
+        5, description="more than so many within timeouts.restart_window_s end the launcher"
+    )
+
+
+class Unified(Schema):
+    """The arguments that mean the same on both engines. `None` leaves the engine's own default."""
+
+    model_path: str | None = Field(None, description="a local directory or a Hugging Face repository")
+    tokenizer_path: str | None = Field(None, description="a tokenizer other than the model's")
+    context_length: PositiveInt | None = Field(None, description="longest prompt plus answer, in tokens")
+    served_model_name: ModelName | None = Field(
+        None, description="the name clients ask for; default: the model's name here"
+    )
+    trust_remote_code: bool | None = Field(None, description="run Python code that comes with the model")
+    dtype: str | None = Field(None, description="auto, bfloat16, float16, float32")
+    quantization: str | None = Field(None, description="awq, gptq, fp8 …: the engine's words")
+    kv_cache_dtype: str | None = Field(None, description="auto, fp8_e5m2, fp8_e4m3 …")
+    revision: str | None = Field(None, description="branch, tag or commit of a hub model")
+    chat_template: str | None = Field(None, description="path of a Jinja chat template")
+    tool_call_parser: str | None = Field(None, description="how the model writes tool calls: the engine's words")
+    reasoning_parser: str | None = Field(None, description="how the model writes its reasoning: the engine's words")
+    tensor_parallel_size: PositiveInt | None = Field(None, description="GPUs that share one copy of the weights")
+    pipeline_parallel_size: PositiveInt | None = Field(None, description="stages that the layers are split into")
+    data_parallel_size: PositiveInt | None = Field(None, description="copies of the model inside one engine")
+    max_running_requests: PositiveInt | None = Field(None, description="requests that are computed at once")
+    memory_fraction: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="share of the device's memory; what it covers differs, `ichat explain` says how"
+    )
+    seed: int | None = Field(None, description="of the engine's random numbers")
+    load_format: str | None = Field(None, description="auto, safetensors, dummy …")
+    download_dir: str | None = Field(None, description="where hub models are kept")
+    enable_prefix_caching: bool | None = Field(None, description="reuse the KV cache of equal prefixes")
+    log_level: str | None = Field(None, description="the engine's HTTP log level: debug, info, warning, error")
+    nnodes: PositiveInt | None = Field(None, description="machines that serve this instance together")
+    node_rank: Annotated[int, Field(ge=0)] | None = Field(None, description="which of them this one is")
+    dist_init_addr: str | None = Field(None, description="host:port of node 0 for the engines' own rendezvous")
+    kv_events_config: str | None = Field(
+        None, description="JSON: publish KV cache events (both engines take the same form)"
+    )
+    enable_lora: bool | None = Field(None, description="serve LoRA adapters")
+    lora_paths: tuple[str, ...] | None = Field(None, description="adapters to load, each name=path")
+    max_loras: PositiveInt | None = Field(None, description="adapters in one batch")
+    max_lora_rank: PositiveInt | None = Field(None, description="largest rank of an adapter")
+
+
+class ModelSettings(Unified):
+    """One model as written under `models:` (and `defaults:`, which has the same keys)."""
+
+    backend: BackendName | None = Field(None, description="vllm or sglang; default vllm")
+    instances: PositiveInt = Field(1, description="workers of this model")
+    engine_args: dict[str, Any] = Field(
+        {}, description="any flag of the engine, in its own words: {enforce-eager: true}"
+    )
+    extra_argv: tuple[str, ...] = Field((), description="more of the engine's own command line, verbatim")
+    env: dict[str, str] = Field({}, description="environment variables of the worker")
+    accelerator: Accelerator = Field("auto", description="auto: cuda when an NVIDIA device is visible, else cpu")
+    start_method: StartMethod = Field(
+        "auto", description="how the engine starts its processes: fork is quick, spawn is the engine's own way"
+    )
+
+
+class Model(ModelSettings):
+    """One model, resolved: it has a name, a backend and a path."""
+
+    name: ModelName
+    backend: BackendName = "vllm"
+    model_path: str
+
+    @property
+    def served_name(self) -> str:
+        return self.served_model_name or self.name
+
+
+class Settings(Schema):
+    """All that the launcher needs to know, checked."""
+
+    server: Server = Server()
+    timeouts: Timeouts = Timeouts()
+    restarts: Restarts = Restarts()
+    models: tuple[Model, ...]
