@@ -15,12 +15,37 @@ Phase = Literal["starting", "imports", "arguments", "weights", "server", "warm-u
 State = Literal["starting", "ready", "draining", "stopped", "failed"]
 
 
+# ---- launcher → worker and front --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ping:
+    """Answer at once with a Pong of the same number, from the event loop that serves requests.
+
+    Sent to a front that is up and to a worker that is ready: one that does not answer was stopped or hangs, which
+    nobody else can see.
+    """
+
+    number: int
+
+
+# ---- worker and front → launcher --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pong:
+    number: int
+
+
 # ---- launcher → worker ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class StartWorker:
-    """The first and only message to a worker. It may hold secrets: it never becomes argv, environment or a log."""
+    """The first message to a worker; only Pings follow.
+
+    It may hold secrets: it never becomes argv, environment or a log.
+    """
 
     instance: str  # "qwen/0"
     incarnation: str  # a new one for each start
@@ -30,6 +55,7 @@ class StartWorker:
     tmp_dir: str  # the worker's own TMPDIR; the launcher removes it when the worker is gone
     accelerator: Literal["cpu", "cuda"]
     api_key: str | None = None
+    log_format: str = "text"  # of ichat's own lines, as server.log_format
     fake_script: dict[str, Any] = field(default_factory=dict)  # only for the fake backend
 
 
@@ -89,6 +115,7 @@ class StartFront:
     limits: dict[str, Any]  # config.schema.Limits, as JSON
     timeouts: dict[str, Any]  # config.schema.Timeouts, as JSON
     api_keys: list[str]
+    log_format: str = "text"  # of ichat's own lines, as server.log_format
 
 
 @dataclass(frozen=True)
@@ -169,7 +196,9 @@ class WorkerFault:
 
 
 Message = (
-    StartWorker
+    Ping
+    | Pong
+    | StartWorker
     | WorkerPhase
     | WorkerReady
     | WorkerSuspect
