@@ -53,7 +53,9 @@ class Timeouts(Schema):
     receive_headers_s: PositiveFloat = Field(5, description="a client may take so long to send its request's headers")
     receive_body_s: PositiveFloat = Field(10, description="and so long for the body, plus one second for each 64 KiB")
     idle_s: PositiveFloat = Field(75, description="a kept-alive connection without a request is closed")
+    worker_idle_s: PositiveFloat = Field(60, description="front to worker: an unused connection is closed")
     write_stall_s: PositiveFloat = Field(60, description="a client that reads nothing for so long is cut off")
+    sweep_every_s: PositiveFloat = Field(0.5, description="how often the front looks for connections out of time")
     retry_after_s: PositiveInt = Field(2, description="the Retry-After of a 503")
 
 
