@@ -1,0 +1,1 @@
+"""The process that holds one engine with one model."""

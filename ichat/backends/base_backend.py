@@ -1,0 +1,237 @@
+"""The contract of a backend, and the one lifecycle that both engines share."""
+
+from __future__ import annotations
+
+import abc
+import asyncio
+import logging
+import re
+import shutil
+import time
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ichat.backends.engine_processes import EngineProcesses
+from ichat.backends.failures import explain_start_failure
+from ichat.backends.framework_args import FrameworkArgs
+from ichat.backends.http_server import HTTPServer
+from ichat.backends.monitor import Monitor, scan_while
+from ichat.errors import EngineError, IchatError
+
+log = logging.getLogger(__name__)
+
+
+class BaseBackend(abc.ABC):
+    """One engine with one model, in this process.
+
+    The caller may rely on this:
+
+    - ``run()`` starts the engine, serves its app on ``framework_args.socket_path``, warms it up with a real
+      request, sets ``backend_ready_event`` and watches the engine. It returns when ``request_stop()`` was called
+      and every request has had its end, and raises an ``IchatError`` when the start or the engine fails. Either
+      way nothing of the engine is left: ``run()`` ends with ``cleanup()``.
+    - ``backend_ready_event`` is set only after a token (or a vector) has come out, and cleared before any stop.
+    - ``wait_for_server_ready()`` waits for that event; it does not return when the start fails, so await it
+      beside ``run()``.
+    - ``get_backend_args()`` is the engine's own, fully parsed argument object; RuntimeError before it is parsed.
+    - ``cleanup()`` frees everything: the HTTP server, sockets, shared memory, temporary files, every process of the
+      tree. It may be called at any time, repeatedly, also after a failed start.
+
+    All methods belong to one event loop, the one that also owns the process's signals.
+    """
+
+    #: Titles of the processes whose end is the engine's end.
+    vital_processes: ClassVar[re.Pattern[str]]
+
+    def __init__(
+        self, framework_args: FrameworkArgs, backend_argv: list[str], backend_ready_event: asyncio.Event
+    ) -> None:
+        self.framework_args, self.backend_argv = framework_args, backend_argv
+        self.backend_ready_event = backend_ready_event
+        self.timeouts, self.news = framework_args.timeouts, framework_args.news
+        self.processes = EngineProcesses(self.vital_processes, self.fail)
+        self.http: HTTPServer | None = None
+        self.was_cut_off = False  # requests were ended by the drain's deadline
+        self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._failed = asyncio.Event()
+        self._failure: IchatError | None = None
+        self._cleaning: asyncio.Task[None] | None = None
+
+    # ---- what an engine fills in, in the order in which it is called ------------------------------------------
+
+    @abc.abstractmethod
+    async def parse(self) -> None:
+        """Import the engine and parse ``backend_argv`` with its own parser; ConfigError when it refuses them."""
+
+    @abc.abstractmethod
+    async def start_engine(self) -> None:
+        """Load the model; the engine's processes run when it returns."""
+
+    @abc.abstractmethod
+    async def start_server(self) -> HTTPServer:
+        """Build the engine's own app and serve it on the unix socket."""
+
+    @abc.abstractmethod
+    async def warm_up(self) -> None:
+        """One real request through the whole path; raises unless a token or a vector came out."""
+
+    @abc.abstractmethod
+    async def probe(self) -> None:
+        """Ask every process of the engine for a sign of life; as long as it takes."""
+
+    @abc.abstractmethod
+    def in_flight(self) -> int:
+        """Requests inside the engine, probes not counted."""
+
+    @abc.abstractmethod
+    async def stop_engine(self) -> None:
+        """Ask the engine to leave. Bounded by the caller; whatever remains is killed afterwards."""
+
+    @abc.abstractmethod
+    def get_backend_args(self) -> Any:
+        """The engine's own, fully parsed argument object."""
+
+    @abc.abstractmethod
+    def tasks(self) -> list[str]:
+        """What the model can do ("generate", "embed" …); known after the start."""
+
+    def progress(self) -> float:
+        """A number that changes whenever the engine hands out anything; 0 when the engine does not tell."""
+        return 0.0
+
+    # ---- control ------------------------------------------------------------------------------------------
+
+    def request_stop(self) -> None:
+        """Stop: finish what is in flight, then leave. Asked again: leave at once. Signal handlers may call it."""
+        if self._stop.is_set():
+            self._hurry.set()
+        self._stop.set()
+
+    def fail(self, words: str) -> None:
+        """The engine is lost, as ``words`` say; ``run()`` raises that. Only the first reason is kept."""
+        if self._failure is None:
+            self._failure = EngineError(words)
+            self._failed.set()
+
+    async def wait_for_server_ready(self) -> None:
+        await self.backend_ready_event.wait()
+
+    # ---- the lifecycle ------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """See the class."""
+        try:
+            await self._unless_over(scan_while(self._start(), self.look_around))
+            if not self._stop.is_set():
+                self._check_processes()
+                self.backend_ready_event.set()
+                await self._unless_over(Monitor(self, self.timeouts, self.news).run())
+        finally:
+            self.backend_ready_event.clear()
+            await self.cleanup()
+        if self._failure is not None:
+            raise self._failure
+
+    async def _start(self) -> None:
+        try:
+            self.news.phase("imports")
+            await self.parse()
+            self.news.phase("weights")
+            await self.start_engine()
+            self.news.phase("server")
+            self.http = await self.start_server()
+            self.news.phase("warm-up")
+            await self.warm_up()
+        except Exception as error:
+            # A process of the engine that died explains more than the error that its death caused here.
+            raise self._failure or explain_start_failure(error) from error
+
+    def _check_processes(self) -> None:
+        self.look_around()
+        if not self.processes.vital:
+            # A watch that watches nothing would be a promise that nobody keeps.
+            raise EngineError(f"no process of the engine matches {self.vital_processes.pattern!r}: nothing to watch")
+
+    def stopped_processes(self) -> tuple[str, ...]:
+        return self.processes.stopped()
+
+    def cpu_s(self) -> float:
+        return self.processes.cpu_s()
+
+    def look_around(self) -> None:
+        """Find new processes of the engine, and tell what they hold."""
+        self.processes.scan()
+        self.news.residue(self.processes.shared_memory())
+
+    async def _unless_over(self, work: Coroutine[Any, Any, None]) -> None:
+        """Await ``work``, but give it up when a stop was asked for; raise when the engine has failed."""
+        task = asyncio.create_task(work)
+        ends = [asyncio.create_task(self._stop.wait()), asyncio.create_task(self._failed.wait())]
+        try:
+            await asyncio.wait([task, *ends], return_when=asyncio.FIRST_COMPLETED)
+            if self._failure is not None and not self._stop.is_set():
+                raise self._failure
+            if task.done():
+                await task
+        finally:
+            for each in (task, *ends):
+                each.cancel()
+            await asyncio.gather(task, *ends, return_exceptions=True)
+
+    # ---- the way out --------------------------------------------------------------------------------------
+
+    async def cleanup(self) -> None:
+        """See the class. One run of it at a time; whoever calls meanwhile waits for the same."""
+        if self._cleaning is None:
+            self._cleaning = asyncio.create_task(self._clean(), name="cleanup")
+        await asyncio.shield(self._cleaning)
+
+    async def _clean(self) -> None:
+        if self.http is not None:
+            await self._leave_server(self.http)
+        self.processes.disarm()
+        if self.http is not None and self._failure is None:
+            await self._stop_within(self.timeouts.stop_s)
+        shm = self.processes.shared_memory()
+        killed = await self.processes.kill_all()
+        for path in shm:
+            Path(path).unlink(missing_ok=True)
+        _empty(Path(self.framework_args.tmp_dir))
+        log.debug("%s: cleaned up killed=%d", self.framework_args.instance, killed)
+
+    async def _stop_within(self, limit_s: float) -> None:
+        try:
+            async with asyncio.timeout(limit_s):
+                await self.stop_engine()
+        except Exception as error:  # noqa: BLE001  whatever the engine's own way out does, kill_all() follows
+            log.warning("%s: the engine did not stop by itself (%r); killing it", self.framework_args.instance, error)
+
+    async def _leave_server(self, http: HTTPServer) -> None:
+        """Let requests finish while they can: until the deadline, a second request to stop, or a failure."""
+        if not self._stop.is_set() or self._failure is not None:
+            await http.abort()
+            return
+        deadline = time.monotonic() + self.timeouts.drain_s
+        drain = asyncio.create_task(http.drain(deadline, self.in_flight))
+        ends = [asyncio.create_task(self._hurry.wait()), asyncio.create_task(self._failed.wait())]
+        await asyncio.wait([drain, *ends], return_when=asyncio.FIRST_COMPLETED)
+        if drain.done():
+            self.was_cut_off = not await drain
+        else:
+            self.was_cut_off = self.in_flight() > 0
+            await http.abort()
+        for each in (drain, *ends):
+            each.cancel()
+
+
+def _empty(directory: Path) -> None:
+    """Remove what is in the directory, not the directory: its maker removes that."""
+    if not directory.is_dir():
+        return
+    for entry in directory.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)

@@ -1,0 +1,185 @@
+"""The processes of one engine: seen by pidfd, watched for their end, and killed without leaving any behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import select
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+log = logging.getLogger(__name__)
+
+_KILL_POLL_S = 0.02
+#: multiprocessing's resource tracker unlinks shared memory when its users are gone: it is never killed early.
+_TRACKER = "resource_tracker"
+_TRACKER_S = 1.0
+_SHM = re.compile(r"(/dev/shm/\S+)")
+
+
+@dataclass
+class _Process:
+    pid: int
+    fd: int
+    title: str
+    is_vital: bool
+    is_ours: bool  # started by this process itself, whose libraries will ask for its status
+    rss_bytes: int = 0
+    is_armed: bool = field(default=False, repr=False)
+
+    @property
+    def is_gone(self) -> bool:
+        return bool(select.select([self.fd], [], [], 0)[0])
+
+    def describe(self) -> str:
+        size = f", {self.rss_bytes / 2**30:.1f} GiB" if self.rss_bytes else ""
+        return f"{self.title} (pid {self.pid}{size})"
+
+
+class EngineProcesses:
+    """Every descendant of this process, found by ``scan()``.
+
+    ``vital`` matches the titles of those whose end is the engine's end; ``on_death`` is called with words as
+    soon as one of them ends, for whatever reason, also with exit code 0. Others (compilers, trackers) may come and go.
+    """
+
+    def __init__(self, vital: re.Pattern[str], on_death: Callable[[str], None]) -> None:
+        self._vital, self._on_death = vital, on_death
+        self._known: dict[int, _Process] = {}
+        self._shm: set[str] = set()
+        self._is_watching = True
+
+    def scan(self) -> None:
+        """Find new processes, forget those that ended, and arm the watch of the vital ones."""
+        for process in list(self._known.values()):
+            if process.is_gone and not process.is_vital:
+                self._forget(process)
+        for child in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error, OSError):
+                self._look_at(child)
+
+    def _look_at(self, child: psutil.Process) -> None:
+        known = self._known.get(child.pid)
+        if known is None:
+            is_ours = child.ppid() == os.getpid()
+            known = _Process(child.pid, os.pidfd_open(child.pid), "", is_vital=False, is_ours=is_ours)
+            self._known[child.pid] = known
+        if not known.is_vital:  # engines set their titles only some time after the fork
+            known.title = " ".join(child.cmdline()).strip()[:60] or child.name()
+            known.is_vital = bool(self._vital.search(known.title))
+        known.rss_bytes = child.memory_info().rss
+        if known.is_vital and self._is_watching and not known.is_armed:
+            known.is_armed = True
+            asyncio.get_running_loop().add_reader(known.fd, self._died, known)
+
+    def _died(self, process: _Process) -> None:
+        asyncio.get_running_loop().remove_reader(process.fd)
+        process.is_armed = False
+        if self._is_watching:
+            self._on_death(f"{process.describe()} {_how_it_ended(process.fd)}")
+
+    def disarm(self) -> None:
+        """From now on an end is no news."""
+        self._is_watching = False
+        for process in self._known.values():
+            if process.is_armed:
+                process.is_armed = False
+                asyncio.get_running_loop().remove_reader(process.fd)
+
+    @property
+    def vital(self) -> list[str]:
+        """The watched processes that live, in words."""
+        return [process.describe() for process in self._known.values() if process.is_vital and not process.is_gone]
+
+    def stopped(self) -> tuple[str, ...]:
+        """Vital processes in state T (stopped by a signal or a debugger)."""
+        return tuple(p.describe() for p, status in self._statuses() if status == psutil.STATUS_STOPPED)
+
+    def _statuses(self) -> Iterator[tuple[_Process, str]]:
+        for process in self._known.values():
+            if process.is_vital and not process.is_gone:
+                with contextlib.suppress(psutil.Error):
+                    yield process, psutil.Process(process.pid).status()
+
+    def cpu_s(self) -> float:
+        """CPU time that the vital processes have used so far."""
+        total_s = 0.0
+        for process in self._known.values():
+            if process.is_vital and not process.is_gone:
+                with contextlib.suppress(psutil.Error):
+                    times = psutil.Process(process.pid).cpu_times()
+                    total_s += times.user + times.system
+        return total_s
+
+    def shared_memory(self) -> list[str]:
+        """Paths of all shared memory that these processes, or this one, hold or have held and that still exists."""
+        for pid in [os.getpid(), *self._known]:
+            self._shm |= _shared_memory_of(pid)
+        self._shm = {path for path in self._shm if Path(path).exists()}
+        return sorted(self._shm)
+
+    async def kill_all(self, limit_s: float = 5.0) -> int:
+        """SIGKILL all descendants (stopped ones too) until none is left; how many were still alive.
+
+        The resource tracker goes last and by itself, if it can: it unlinks the shared memory of the others.
+        """
+        self.disarm()
+        killed: set[int] = set()
+        end = time.monotonic() + limit_s
+        trackers_end = time.monotonic() + _TRACKER_S
+        while time.monotonic() < end:
+            self.scan()
+            living = [process for process in self._known.values() if not process.is_gone]
+            others = [process for process in living if _TRACKER not in process.title]
+            if not living:
+                break
+            for process in others or (living if time.monotonic() > trackers_end else []):
+                with contextlib.suppress(OSError):
+                    signal.pidfd_send_signal(process.fd, signal.SIGKILL)
+                    killed.add(process.pid)
+            await asyncio.sleep(_KILL_POLL_S)
+        for process in list(self._known.values()):
+            self._forget(process)
+        return len(killed)
+
+    def _forget(self, process: _Process) -> None:
+        self._known.pop(process.pid, None)
+        if process.is_armed:
+            asyncio.get_running_loop().remove_reader(process.fd)
+        if not process.is_ours:
+            # An orphan that came to us (PR_SET_CHILD_SUBREAPER): nobody else takes its status, it would stay a zombie.
+            with contextlib.suppress(ChildProcessError):
+                os.waitid(os.P_PIDFD, process.fd, os.WEXITED | os.WNOHANG)
+        os.close(process.fd)
+
+
+def _how_it_ended(fd: int) -> str:
+    """In words; only of a child of this process is the status known, and it is left for whoever waits for it."""
+    try:
+        status = os.waitid(os.P_PIDFD, fd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        status = None
+    if status is None:
+        return "died"
+    if status.si_code == os.CLD_EXITED:
+        return f"exited with code {status.si_status}"
+    return f"was killed by {signal.Signals(status.si_status).name}"
+
+
+def _shared_memory_of(pid: int) -> set[str]:
+    found: set[str] = set()
+    with contextlib.suppress(OSError):
+        found |= set(_SHM.findall(Path(f"/proc/{pid}/maps").read_text(errors="replace")))
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):
+                found |= set(_SHM.findall(str(Path(entry.path).readlink())))
+    return found

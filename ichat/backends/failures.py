@@ -1,0 +1,104 @@
+"""Turns what an engine raises while it starts into one of our failures, with the exit code that tells what to do."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from typing import NoReturn
+
+from ichat.errors import ConfigError, ExitCode, IchatError, Problem
+
+#: (exit code, code, names of exception classes, what to do). Names, because no engine may be imported to ask.
+_BY_CLASS: tuple[tuple[ExitCode, str, frozenset[str], str], ...] = (
+    (
+        ExitCode.PERMISSION,
+        "E-HUB-DENIED",
+        frozenset({"GatedRepoError"}),
+        "Accept the model's terms on the hub, and set HF_TOKEN.",
+    ),
+    (
+        ExitCode.NO_INPUT,
+        "E-MODEL-MISSING",
+        frozenset({"RepositoryNotFoundError", "RevisionNotFoundError", "EntryNotFoundError", "HFValidationError"}),
+        "Check model_path and revision; a private model needs HF_TOKEN.",
+    ),
+    (
+        ExitCode.TEMPORARY,
+        "E-HUB-UNREACHABLE",
+        frozenset(
+            {"LocalEntryNotFoundError", "OfflineModeIsEnabled", "ConnectError", "ConnectionError", "ConnectTimeout",
+             "ReadTimeout", "gaierror", "MaxRetryError", "HfHubHTTPError"}
+        ),
+        "The hub cannot be reached: try again later, or give model_path a directory.",
+    ),
+    (
+        ExitCode.RESOURCE,
+        "E-OS-MEMORY",
+        frozenset({"OutOfMemoryError", "MemoryError"}),
+        "Lower context_length or memory_fraction, or use a larger device.",
+    ),
+    (
+        ExitCode.DATA,
+        "E-MODEL-DATA",
+        frozenset({"SafetensorError"}),
+        "The weights are damaged: download the model again.",
+    ),
+)  # fmt: skip
+
+_BY_ERRNO: dict[int, tuple[ExitCode, str, str]] = {
+    errno.ENOSPC: (ExitCode.CANNOT_CREATE, "E-OS-DISK-FULL", "Free some space, or mount a larger volume."),
+    errno.EROFS: (ExitCode.CANNOT_CREATE, "E-OS-READ-ONLY", "Mount a writable volume for caches."),
+    errno.EACCES: (ExitCode.PERMISSION, "E-PERMISSION", "Check the owner and mode of the path."),
+    errno.EMFILE: (ExitCode.RESOURCE, "E-OS-DESCRIPTORS", "Raise the limit of open files (ulimit -n)."),
+    errno.ENOMEM: (ExitCode.RESOURCE, "E-OS-MEMORY", "Give the container more memory."),
+}
+
+
+def refuse_arguments(engine: str, words: str) -> NoReturn:
+    """The engine's own parser, or ichat on its behalf, does not take these arguments."""
+    raise ConfigError([Problem("E-CFG-ENGINE-ARGS", "engine_args", f"{engine} refuses them: {words}")])
+
+
+def explain_start_failure(error: Exception) -> IchatError:
+    """The failure to report for whatever an engine raised while it started.
+
+    An ``IchatError`` is returned as it is. Otherwise the chain of causes is searched for something known, from
+    the outermost to the innermost; what is unknown is the engine's failure, told by its class and first line.
+    """
+    if isinstance(error, IchatError):
+        return error
+    for cause in _chain(error):
+        known = _known(cause)
+        if known is not None:
+            exit_code, code, advice = known
+            return IchatError(f"the engine could not start: {_words(cause)} {advice}", code=code, exit_code=exit_code)
+    return IchatError(
+        f"the engine could not start: {_words(error)} The log above has its own last lines.",
+        code="E-ENG-START",
+        exit_code=ExitCode.ENGINE,
+    )
+
+
+def _known(error: BaseException) -> tuple[ExitCode, str, str] | None:
+    # The built-in ConnectionError is the engine's own broken pipe, not a hub that cannot be reached.
+    names = {cls.__name__ for cls in type(error).__mro__ if cls.__module__ != "builtins" or cls is MemoryError}
+    for exit_code, code, classes, advice in _BY_CLASS:
+        if names & classes:
+            return exit_code, code, advice
+    if isinstance(error, OSError) and error.errno in _BY_ERRNO:
+        return _BY_ERRNO[error.errno]
+    return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _words(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    first = lines[0].strip().rstrip(".") if lines else ""
+    return f"{type(error).__name__}: {first}." if first else f"{type(error).__name__}."

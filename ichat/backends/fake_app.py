@@ -1,0 +1,92 @@
+"""The app of the fake engine: OpenAI-shaped answers of as many words as were asked for, as slowly as scripted."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+_DEFAULT_TOKENS = 8
+
+
+class FakeApp:
+    """ASGI. ``wait_for_token`` is awaited before each word; whatever it raises ends the request with an error."""
+
+    def __init__(self, model: str, wait_for_token: Callable[[], Awaitable[None]]) -> None:
+        self.in_flight = 0
+        self.aborted = 0  # requests whose client left
+        self._model, self._wait_for_token = model, wait_for_token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        body = b""
+        while (event := await receive()).get("more_body"):
+            body += event["body"]
+        body += event.get("body", b"")
+        if scope["path"] in ("/v1/chat/completions", "/v1/completions"):
+            await self._complete(json.loads(body), receive, send, is_chat="chat" in scope["path"])
+        elif scope["path"] == "/metrics":
+            await _answer(send, 200, f"fake:in_flight {self.in_flight}\n".encode(), "text/plain")
+        elif scope["path"] == "/tokenize":
+            await _answer(send, 200, body, "application/json")  # an echo, to compare bytes
+        else:
+            await _answer(send, 404, b'{"error":{"message":"no such path","type":"not_found","code":404}}')
+
+    async def _complete(self, asked: dict[str, Any], receive: Receive, send: Send, *, is_chat: bool) -> None:
+        self.in_flight += 1
+        gone = asyncio.ensure_future(receive())
+        answer = asyncio.create_task(self._say(asked, send, is_chat=is_chat))
+        try:
+            await asyncio.wait({gone, answer}, return_when=asyncio.FIRST_COMPLETED)
+            if answer.done():
+                await answer
+            else:
+                self.aborted += 1
+        finally:
+            gone.cancel()
+            answer.cancel()
+            self.in_flight -= 1
+
+    async def _say(self, asked: dict[str, Any], send: Send, *, is_chat: bool) -> None:
+        count = int(asked.get("max_tokens") or _DEFAULT_TOKENS)
+        words = [f"word{n} " for n in range(count)]
+        if not asked.get("stream"):
+            for _ in words:
+                await self._wait_for_token()
+            choice = _choice("".join(words), is_chat=is_chat, is_delta=False) | {"finish_reason": "length"}
+            usage = {"prompt_tokens": 1, "completion_tokens": count, "total_tokens": count + 1}
+            await _answer(send, 200, json.dumps(self._frame(choice) | {"usage": usage}).encode())
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
+        for word in words:
+            await self._wait_for_token()
+            await _event(send, self._frame(_choice(word, is_chat=is_chat, is_delta=True)))
+        last = _choice("", is_chat=is_chat, is_delta=True) | {"finish_reason": "length"}
+        await _event(send, self._frame(last))
+        await send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    def _frame(self, choice: dict[str, Any]) -> dict[str, Any]:
+        return {"id": "fake", "object": "completion", "created": 0, "model": self._model, "choices": [choice]}
+
+
+def _choice(text: str, *, is_chat: bool, is_delta: bool) -> dict[str, Any]:
+    said = {"delta" if is_delta else "message": {"role": "assistant", "content": text}} if is_chat else {"text": text}
+    return {"index": 0, "finish_reason": None, **said}
+
+
+async def _event(send: Send, frame: dict[str, Any]) -> None:
+    body = b"data: " + json.dumps(frame).encode() + b"\n\n"
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+
+
+async def _answer(send: Send, status: int, body: bytes, content_type: str = "application/json") -> None:
+    headers = [(b"content-type", content_type.encode()), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

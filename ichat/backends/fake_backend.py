@@ -1,0 +1,120 @@
+"""A scripted engine without a GPU or torch: fails, hangs and dies on request, in fractions of a second.
+
+It stands behind the same contract and lifecycle as the real engines, so that what takes them minutes can be
+repeated thousands of times. Its processes are real ones, which a test may stop or kill.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import subprocess
+from multiprocessing import shared_memory
+from typing import Any, Literal
+
+import uvicorn
+from pydantic import NonNegativeFloat, NonNegativeInt
+
+from ichat.backends.base_backend import BaseBackend
+from ichat.backends.fake_app import FakeApp
+from ichat.backends.http_server import HTTPServer
+from ichat.backends.warm_up import request_once
+from ichat.config.schema import Schema
+from ichat.errors import EngineError, ExitCode, IchatError
+
+_POLL_S = 0.02
+_KEEP_ALIVE_S = 600
+
+
+class Script(Schema):
+    """What the fake engine does: the `engine_args` of a model with `backend: fake`."""
+
+    processes: NonNegativeInt = 1
+    load_s: NonNegativeFloat = 0  # how long `weights` takes
+    token_s: NonNegativeFloat = 0  # before each word
+    fail_in: Literal["never", "arguments", "weights", "server", "warm-up"] = "never"
+    fail_with: ExitCode = ExitCode.ENGINE
+    hang_in: Literal["never", "weights", "warm-up"] = "never"
+    die_after_s: NonNegativeFloat | None = None  # after the start: one process ends
+    stop_takes_s: NonNegativeFloat = 0
+    shm_bytes: NonNegativeInt = 0  # shared memory that it never unlinks by itself
+
+
+class FakeBackend(BaseBackend):
+    """See the module."""
+
+    vital_processes = re.compile(r"^FAKE::")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._script: Script | None = None
+        self._children: list[subprocess.Popen[bytes]] = []
+        self._shm: shared_memory.SharedMemory | None = None
+        self._app = FakeApp(self.framework_args.model.served_name, self._wait_for_token)
+
+    def get_backend_args(self) -> Script:
+        if self._script is None:
+            raise RuntimeError("the fake engine's arguments are not parsed yet")
+        return self._script
+
+    def tasks(self) -> list[str]:
+        return ["generate"]
+
+    async def parse(self) -> None:
+        self._script = Script.model_validate(self.framework_args.model.engine_args)
+        self.news.phase("arguments")
+        await self._reach("arguments")
+
+    async def start_engine(self) -> None:
+        script = self.get_backend_args()
+        for number in range(script.processes):
+            title = f"FAKE::Engine/{number}"
+            self._children.append(subprocess.Popen([title, "100000"], executable="/bin/sleep"))
+        if script.shm_bytes:
+            self._shm = shared_memory.SharedMemory(create=True, size=script.shm_bytes)
+        await asyncio.sleep(script.load_s)
+        await self._reach("weights")
+        if script.die_after_s is not None and self._children:
+            asyncio.get_running_loop().call_later(script.die_after_s, self._children[0].kill)
+
+    async def start_server(self) -> HTTPServer:
+        await self._reach("server")
+        config = uvicorn.Config(
+            self._app, lifespan="off", log_level="warning", access_log=False, timeout_keep_alive=_KEEP_ALIVE_S
+        )
+        server = HTTPServer(config, self.framework_args.socket_path, self.fail)
+        await server.start()
+        return server
+
+    async def warm_up(self) -> None:
+        await self._reach("warm-up")
+        body = {"model": "fake", "prompt": "Hi", "max_tokens": 1}
+        await request_once(self.framework_args.socket_path, "/v1/completions", body, None)
+
+    async def probe(self) -> None:
+        while self.processes.stopped():
+            await asyncio.sleep(_POLL_S)
+
+    def in_flight(self) -> int:
+        return self._app.in_flight
+
+    async def stop_engine(self) -> None:
+        await asyncio.sleep(self.get_backend_args().stop_takes_s)
+        for child in self._children:
+            child.terminate()
+        for child in self._children:
+            await asyncio.to_thread(child.wait)
+
+    async def _reach(self, phase: str) -> None:
+        script = self.get_backend_args()
+        if script.fail_in == phase:
+            raise IchatError(f"the script fails in {phase}", code="E-FAKE", exit_code=script.fail_with)
+        if script.hang_in == phase:
+            await asyncio.Event().wait()
+
+    async def _wait_for_token(self) -> None:
+        await asyncio.sleep(self.get_backend_args().token_s)
+        if self._failure is not None:
+            raise EngineError("the engine has died")
+        while self.processes.stopped():
+            await asyncio.sleep(_POLL_S)

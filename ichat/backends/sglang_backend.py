@@ -1,0 +1,281 @@
+"""SGLang in process: the only file that imports sglang. Its twin is vllm_backend.py.
+
+The sequence is the one of SGLang's own ``srt/entrypoints/http_server.py`` (0.5.21), without its signal handlers:
+parse → Engine._launch_subprocesses → set_global_state → app → uvicorn. The app is a module global: one process
+holds one engine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import re
+import time
+import uuid
+from typing import Any, NoReturn
+
+from ichat.backends import start_method
+from ichat.backends.base_backend import BaseBackend
+from ichat.backends.failures import refuse_arguments
+from ichat.backends.http_server import HTTPServer
+from ichat.backends.owner_thread import OwnerThread
+from ichat.backends.warm_up import request_once
+from ichat.errors import EngineError
+
+# The front keeps its connections to us open for less than this.
+_KEEP_ALIVE_S = 600
+_POLL_S = 0.02
+
+#: Modes that need SGLang's own process layout or listeners of their own: (name, the value that we serve).
+_SERVED_MODES: tuple[tuple[str, Any], ...] = (
+    ("encoder_only", False),
+    ("smg_grpc_mode", False),
+    ("use_ray", False),
+    ("enable_http2", False),
+    ("tokenizer_worker_num", 1),
+    ("skip_server_warmup", False),  # ready means: a token came out
+    ("node_rank", 0),
+)
+
+
+class SGLangBackend(BaseBackend):
+    """SGLang's own parser, engine, app and routes."""
+
+    vital_processes = re.compile(r"^sglang::")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._owner = OwnerThread("sglang-owner")
+        self._args: Any = None  # sglang.srt.server_args.ServerArgs
+        self._tokenizer_manager: Any = None
+        self._template_manager: Any = None
+        self._scheduler_info: dict[str, Any] = {}
+        self._probes = 0
+
+    def get_backend_args(self) -> Any:
+        if self._args is None:
+            raise RuntimeError("SGLang's arguments are not parsed yet")
+        return self._args
+
+    def tasks(self) -> list[str]:
+        return ["generate"] if self._tokenizer_manager.is_generation else ["embed"]
+
+    # ---- parse --------------------------------------------------------------------------------------------
+
+    async def parse(self) -> None:
+        await self._owner.call(self._import)
+        self.news.phase("arguments")
+        await self._owner.call(self._parse)
+
+    def _import(self) -> None:
+        with start_method.quiet_collector():
+            import sglang.srt.entrypoints.engine
+            import sglang.srt.entrypoints.http_server
+
+            if self.framework_args.start_method == "fork":
+                # What the scheduler and the detokenizer need, imported once for all of them.
+                import sglang.srt.managers.detokenizer_manager
+                import sglang.srt.managers.scheduler
+
+                if self.framework_args.accelerator == "cpu":
+                    import sglang.srt.layers.attention.torch_native_backend
+                    import sglang.srt.models.transformers  # noqa: F401
+
+    def _parse(self) -> None:
+        from sglang.srt.arg_groups.overrides import resolving_view
+        from sglang.srt.plugins import load_plugins
+        from sglang.srt.server_args import ServerArgs, prepare_server_args
+
+        class Parser(argparse.ArgumentParser):
+            def error(self, message: str) -> NoReturn:
+                refuse_arguments("SGLang", message)
+
+        load_plugins()
+        # SGLang's own parser ends the process when it refuses something: ours, with the same arguments, says why.
+        checker = Parser(prog="sglang serve", add_help=False)
+        ServerArgs.add_cli_args(checker)
+        checker.parse_args(self.backend_argv)
+        try:
+            args = prepare_server_args(self.backend_argv)
+            args.resolve_once()
+        except (AssertionError, TypeError, ValueError) as error:
+            refuse_arguments("SGLang", str(error))
+        resolved = resolving_view(args)
+        for name, served in _SERVED_MODES:
+            if getattr(resolved, name) != served:
+                flag = f"--{name.replace('_', '-')}"
+                refuse_arguments("SGLang", f"{flag} {getattr(resolved, name)} is not served in process. Leave it out")
+        self._args = args
+
+    # ---- engine -------------------------------------------------------------------------------------------
+
+    async def start_engine(self) -> None:
+        await self._owner.call(self._load)
+        # At the first request SGLang takes SIGTERM and SIGQUIT of the loop over; this is its seam to give them back.
+        self._tokenizer_manager.signal_handler_class = _signal_handlers(self)
+        self._refuse_wrong_vectors()
+
+    def _load(self) -> None:
+        from sglang.srt.entrypoints.engine import (
+            init_tokenizer_manager,
+            run_detokenizer_process,
+            run_scheduler_process,
+        )
+
+        engine = _forking_engine() if self.framework_args.start_method == "fork" else _engine()
+        launched = engine._launch_subprocesses(
+            server_args=self._args,
+            init_tokenizer_manager_func=init_tokenizer_manager,
+            run_scheduler_process_func=run_scheduler_process,
+            run_detokenizer_process_func=run_detokenizer_process,
+        )
+        # Releases append values to this tuple: 0.5.21 returns six.
+        self._tokenizer_manager, self._template_manager, _, scheduled, watchdog = launched[:5]
+        self._scheduler_info = scheduled.scheduler_infos[0]
+        if watchdog is not None:
+            watchdog.stop()  # it polls, and sends SIGQUIT to this process; our pidfds are faster
+
+    def _refuse_wrong_vectors(self) -> None:
+        if self.framework_args.accelerator == "cpu" and not self._tokenizer_manager.is_generation:
+            refuse_arguments(
+                "SGLang", "on the CPU its vectors of an embedding model are wrong. Serve this model with backend: vllm"
+            )
+
+    # ---- server -------------------------------------------------------------------------------------------
+
+    async def start_server(self) -> HTTPServer:
+        import uvicorn
+        from sglang.srt.entrypoints import http_server
+        from sglang.srt.runtime_context import get_observability, get_serving
+        from sglang.srt.utils import set_uvicorn_logging_configs
+        from sglang.srt.utils.auth import add_api_key_middleware, app_has_admin_force_endpoints
+        from sglang.srt.utils.common import add_prometheus_track_response_middleware
+
+        app, serving, observability = http_server.app, get_serving(), get_observability()
+        http_server.set_global_state(
+            http_server._GlobalState(
+                tokenizer_manager=self._tokenizer_manager,
+                template_manager=self._template_manager,
+                scheduler_info=self._scheduler_info,
+            )
+        )
+        if observability.enable_metrics:
+            add_prometheus_track_response_middleware(app)
+        app.is_single_tokenizer_mode, app.server_args = True, self._args
+        # SGLang's warm-up thread would send its requests to a TCP port that is not ours, and kill the process when
+        # one fails. Told that the warm-up did not succeed it ends at once; warm_up() does the work.
+        app.warmup_thread_kwargs = {"server_args": self._args, "execute_warmup_func": lambda _args: False}
+        if serving.api_key or serving.admin_api_key or app_has_admin_force_endpoints(app):
+            add_api_key_middleware(app, api_key=serving.api_key, admin_api_key=serving.admin_api_key)
+        set_uvicorn_logging_configs(self._args)
+        config = uvicorn.Config(
+            app,
+            root_path=serving.fastapi_root_path or "",
+            log_level=observability.log_level_http or observability.log_level,
+            timeout_keep_alive=_KEEP_ALIVE_S,
+        )
+        server = HTTPServer(config, self.framework_args.socket_path, self.fail)
+        await server.start()
+        return server
+
+    async def warm_up(self) -> None:
+        from sglang.srt.entrypoints.http_server import ServerStatus
+
+        if self._tokenizer_manager.is_generation:
+            path, body = "/generate", {"text": "Hi", "sampling_params": {"temperature": 0, "max_new_tokens": 1}}
+        else:
+            path, body = "/encode", {"text": "Hi"}
+        answer = await request_once(self.framework_args.socket_path, path, body, self.framework_args.api_key)
+        if "text" not in answer and "embedding" not in answer:
+            raise EngineError(f"the warm-up request to {path} brought nothing: {answer}", code="E-ENG-WARM-UP")
+        self._tokenizer_manager.server_status = ServerStatus.Up
+        await self._tokenizer_manager.freeze_gc()  # SGLang does this itself after its own warm-up
+
+    # ---- life ---------------------------------------------------------------------------------------------
+
+    async def probe(self) -> None:
+        """What SGLang's ``/health`` does, without its steps of a second: a token through scheduler and detokenizer."""
+        from sglang.srt.constants import HEALTH_CHECK_RID_PREFIX
+        from sglang.srt.managers.io_struct import EmbeddingReqInput, GenerateReqInput
+
+        manager = self._tokenizer_manager
+        if manager.is_pause:  # a request would wait for the end of the pause; the processes are watched anyway
+            return
+        rid, asked_at = f"{HEALTH_CHECK_RID_PREFIX}_{uuid.uuid4().hex}", time.time()
+        kind = GenerateReqInput if manager.is_generation else EmbeddingReqInput
+        request = kind(
+            rid=rid, input_ids=[0], sampling_params={"max_new_tokens": 1, "temperature": 0.0}, log_metrics=False
+        )
+        task = asyncio.create_task(_first_answer(manager.generate_request(request, None)), name="probe-request")
+        self._probes += 1
+        try:
+            # A busy scheduler ignores such a request: any output, of any request, is the answer.
+            while manager.last_receive_tstamp <= asked_at:
+                if task.done():
+                    await task
+                await asyncio.sleep(_POLL_S)
+        finally:
+            self._probes -= 1
+            task.cancel()
+            manager.rid_to_state.pop(rid, None)
+
+    def progress(self) -> float:
+        return float(self._tokenizer_manager.last_receive_tstamp)
+
+    def in_flight(self) -> int:
+        if self._tokenizer_manager is None:
+            return 0
+        return max(0, len(self._tokenizer_manager.rid_to_state) - self._probes)
+
+    async def stop_engine(self) -> None:
+        from sglang.srt.managers.io_struct import ShutdownReq
+
+        # The schedulers leave by themselves and free what they hold; the detokenizer knows no such message.
+        self._tokenizer_manager._dispatch_to_scheduler(ShutdownReq())
+        while any("scheduler" in words for words in self.processes.vital):
+            await asyncio.sleep(_POLL_S)
+
+
+async def _first_answer(stream: Any) -> None:
+    async for _ in stream:
+        break
+
+
+def _engine() -> Any:
+    from sglang.srt.entrypoints.engine import Engine
+
+    return Engine
+
+
+def _forking_engine() -> Any:
+    import multiprocessing
+
+    engine: Any = _engine()
+
+    class ForkingEngine(engine):  # type: ignore[misc]
+        """SGLang forces "spawn" just before it calls this documented override point."""
+
+        @classmethod
+        def _launch_scheduler_processes(cls, *args: Any, **kwargs: Any) -> Any:
+            multiprocessing.set_start_method("fork", force=True)
+            return super()._launch_scheduler_processes(*args, **kwargs)
+
+    return ForkingEngine
+
+
+def _signal_handlers(backend: SGLangBackend) -> type:
+    class Handlers:
+        """The interface of ``TokenizerManager.signal_handler_class``."""
+
+        def __init__(self, tokenizer_manager: Any) -> None:
+            del tokenizer_manager
+
+        def sigterm_handler(self, signum: int | None = None, frame: Any = None) -> None:
+            del signum, frame
+            backend.request_stop()
+
+        def running_phase_sigquit_handler(self, signum: int | None = None, frame: Any = None) -> None:
+            del signum, frame
+            backend.fail("a process of the engine reported a failure (SIGQUIT); its last lines are above")
+
+    return Handlers

@@ -1,0 +1,57 @@
+"""What makes it safe to fork a process that has imported an engine, and what makes the import quick."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import os
+import signal
+from collections.abc import Iterator
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """Ask the kernel to kill this process when its parent dies; leave at once if it already has."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:
+        os._exit(1)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of every descendant whose own parent dies, so that none is lost from sight."""
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _after_fork_in_child() -> None:
+    """A forked engine process must not act as the worker it was forked from.
+
+    It inherits the loop's wake-up descriptor, through which a SIGTERM to the child would be read as a SIGTERM to
+    the worker, and handlers that do nothing in the child. And it must not outlive the worker.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def guard_forks() -> None:
+    """Applies to every later ``os.fork`` of this process. Call once."""
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+@contextlib.contextmanager
+def quiet_collector() -> Iterator[None]:
+    """Keep the garbage collector off while an engine is imported: millions of objects, none of them garbage.
+
+    Measured: a sixth of the import's time. Afterwards they are frozen, so that a forked child does not copy
+    pages only to count references in them.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.freeze()

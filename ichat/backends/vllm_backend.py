@@ -1,0 +1,185 @@
+"""vLLM in process: the only file that imports vllm. Its twin is sglang_backend.py.
+
+The sequence is the one of vLLM's own ``entrypoints/launchers/api_server/entry.py`` (0.32), without its signal
+handlers: parse → configure → AsyncLLM → build_app → init_app_state → uvicorn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from argparse import Namespace
+from typing import Any, NoReturn
+
+from ichat.backends import start_method
+from ichat.backends.base_backend import BaseBackend
+from ichat.backends.failures import refuse_arguments
+from ichat.backends.http_server import HTTPServer
+from ichat.backends.owner_thread import OwnerThread
+from ichat.backends.warm_up import request_once
+from ichat.errors import EngineError
+
+# The front keeps its connections to us open for less than this.
+_KEEP_ALIVE_S = 600
+
+
+class VLLMBackend(BaseBackend):
+    """vLLM's own parser, engine client, app and routes."""
+
+    vital_processes = re.compile(r"^VLLM::")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._owner = OwnerThread("vllm-owner")
+        self._args: Namespace | None = None
+        self._engine: Any = None  # vllm.v1.engine.async_llm.AsyncLLM
+        self._socket: Any = None
+        self._tasks: tuple[str, ...] = ()
+
+    def get_backend_args(self) -> Namespace:
+        if self._args is None:
+            raise RuntimeError("vLLM's arguments are not parsed yet")
+        return self._args
+
+    def tasks(self) -> list[str]:
+        return list(self._tasks)
+
+    # ---- parse --------------------------------------------------------------------------------------------
+
+    async def parse(self) -> None:
+        await self._owner.call(self._import)
+        self.news.phase("arguments")
+        await self._owner.call(self._parse)
+
+    def _import(self) -> None:
+        with start_method.quiet_collector():
+            import vllm.entrypoints.launchers.api_server.app_state
+            import vllm.entrypoints.launchers.app
+            import vllm.entrypoints.launchers.launcher
+            import vllm.v1.engine.async_llm
+
+            if self.framework_args.start_method == "fork":
+                # What EngineCore and its workers need, imported once for all of them.
+                import vllm.v1.engine.core
+                import vllm.v1.executor.multiproc_executor
+
+                if self.framework_args.accelerator == "cpu":
+                    import vllm.v1.worker.cpu_worker  # noqa: F401
+
+    def _parse(self) -> None:
+        from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+        from vllm.entrypoints.launchers.launcher import setup_server
+        from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
+        from vllm.logger import configure_logging_from_args
+        from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+        class Parser(FlexibleArgumentParser):  # type: ignore[misc]
+            def error(self, message: str) -> NoReturn:
+                refuse_arguments("vLLM", message)
+
+        cli_env_setup()
+        args = make_arg_parser(Parser(prog="vllm serve")).parse_args(self.backend_argv)
+        if args.model_tag is not None:
+            args.model = args.model_tag
+        self._check_mode(args)
+        args.api_server_count = None
+        args.uds = self.framework_args.socket_path
+        configure_logging_from_args(args)
+        try:
+            validate_parsed_serve_args(args)
+            _, self._socket = setup_server(args, reuse_port=False)
+        except (KeyError, TypeError, ValueError) as error:
+            refuse_arguments("vLLM", str(error))
+        self._args = args
+
+    @staticmethod
+    def _check_mode(args: Namespace) -> None:
+        if (args.api_server_count or 1) != 1:
+            refuse_arguments("vLLM", f"--api-server-count {args.api_server_count}: one API server serves an instance")
+        for flag in ("grpc", "headless"):
+            if getattr(args, flag, False):
+                refuse_arguments("vLLM", f"--{flag} is not served in process. Leave it out")
+
+    # ---- engine -------------------------------------------------------------------------------------------
+
+    async def start_engine(self) -> None:
+        self._engine = await self._owner.call(self._load)
+        await self._engine.reset_mm_cache()
+        self._tasks = tuple(await self._engine.get_supported_tasks())
+
+    def _load(self) -> Any:
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.entrypoints.launchers.cli_args import propagate_flash_late_interaction
+        from vllm.usage.usage_lib import UsageContext
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        args = self.get_backend_args()
+        engine_args = AsyncEngineArgs.from_cli_args(args)
+        propagate_flash_late_interaction(args, engine_args)
+        config = engine_args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
+        if self.framework_args.start_method == "fork":
+            # The CPU platform sets "spawn" inside create_engine_config(); vLLM reads it again when it starts a process.
+            os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"  # noqa: TID251
+        # It blocks until the model is loaded. Its sockets bind to our loop only when they are first used there.
+        return AsyncLLM.from_vllm_config(
+            vllm_config=config,
+            usage_context=UsageContext.OPENAI_API_SERVER,
+            enable_log_requests=engine_args.enable_log_requests,
+            aggregate_engine_logging=engine_args.aggregate_engine_logging,
+            disable_log_stats=engine_args.disable_log_stats,
+        )
+
+    # ---- server -------------------------------------------------------------------------------------------
+
+    async def start_server(self) -> HTTPServer:
+        import uvicorn
+        from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+        from vllm.entrypoints.launchers.app import build_app
+        from vllm.entrypoints.launchers.utils.server_utils import get_uvicorn_log_config
+
+        args = self.get_backend_args()
+        app = build_app(args, self._tasks, self._engine.model_config)
+        await init_app_state(self._engine, app.state, args, self._tasks)
+        log_config = get_uvicorn_log_config(args)
+        config = uvicorn.Config(
+            app,
+            log_level=args.uvicorn_log_level,
+            access_log=not args.disable_uvicorn_access_log,
+            timeout_keep_alive=_KEEP_ALIVE_S,
+            **({} if log_config is None else {"log_config": log_config}),
+        )
+        config.h11_max_incomplete_event_size = args.h11_max_incomplete_event_size
+        config.h11_max_header_count = args.h11_max_header_count  # type: ignore[attr-defined]
+        server = HTTPServer(config, self.framework_args.socket_path, self.fail)
+        # vLLM's exception handlers end the server they find here when the engine is dead.
+        app.state.server = server.server
+        await server.start([self._socket])
+        return server
+
+    async def warm_up(self) -> None:
+        model = self.framework_args.model.served_name
+        if "generate" in self._tasks:
+            path = "/v1/completions"
+            body = {"model": model, "prompt": "Hi", "max_tokens": 1, "temperature": 0}
+        elif "embed" in self._tasks:
+            path, body = "/v1/embeddings", {"model": model, "input": "Hi"}
+        else:
+            path, body = "/pooling", {"model": model, "input": "Hi"}
+        answer = await request_once(self.framework_args.socket_path, path, body, self.framework_args.api_key)
+        if not (answer.get("choices") or answer.get("data")):
+            raise EngineError(f"the warm-up request to {path} brought nothing: {answer}", code="E-ENG-WARM-UP")
+
+    # ---- life ---------------------------------------------------------------------------------------------
+
+    async def probe(self) -> None:
+        await self._engine.check_health()  # a local flag: the engine's death, as far as this process knows
+        if not await self._engine.is_sleeping():  # to EngineCore's busy loop and back
+            await self._engine.collective_rpc("check_health")  # and on to each worker process
+
+    def in_flight(self) -> int:
+        return int(self._engine.get_num_unfinished_requests()) if self._engine is not None else 0
+
+    async def stop_engine(self) -> None:
+        # Without a timeout EngineCore is killed at once and leaks its shared memory.
+        await asyncio.to_thread(self._engine.shutdown, self.timeouts.stop_s)

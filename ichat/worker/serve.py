@@ -1,0 +1,132 @@
+"""One worker's life: hear what to serve, run the backend, tell the launcher what happens, leave with the right code."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable
+
+import uvloop
+
+from ichat.backends import load_backend
+from ichat.backends.base_backend import BaseBackend
+from ichat.backends.framework_args import FrameworkArgs
+from ichat.config.schema import Model, Timeouts
+from ichat.errors import ExitCode, IchatError
+from ichat.ipc import messages
+from ichat.ipc.channel import Channel
+from ichat.worker.argv import backend_argv
+
+log = logging.getLogger(__name__)
+
+
+class _Report:
+    """A backend's news, as messages to the launcher. What has not changed is not sent again."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._shm: list[str] = []
+        self.ready: Callable[[], None] = lambda: None
+
+    def phase(self, phase: messages.Phase) -> None:
+        self._channel.send(messages.WorkerPhase(phase))
+
+    def suspect(self, words: str) -> None:
+        self._channel.send(messages.WorkerSuspect(words))
+
+    def recovered(self) -> None:
+        self.ready()
+
+    def residue(self, shm: list[str]) -> None:
+        if shm != self._shm:
+            self._shm = shm
+            self._channel.send(messages.WorkerResidue(shm))
+
+
+def serve(control_fd: int) -> None:
+    """Serve until told to stop. Ends the process: engines leave threads and exit handlers that would hang or fail."""
+    code = uvloop.run(_serve(socket.socket(fileno=control_fd)))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+async def _serve(control: socket.socket) -> ExitCode:
+    channel = await Channel.open(control)
+    start = await channel.receive()
+    if not isinstance(start, messages.StartWorker):
+        return ExitCode.OK  # the launcher has gone before it said anything
+    report = _Report(channel)
+    backend = _backend(start, report)
+    report.ready = lambda: channel.send(
+        messages.WorkerReady([backend.framework_args.model.served_name], backend.tasks())
+    )
+    _own_signals(backend, channel)
+    helpers = [
+        asyncio.create_task(_announce(backend, report), name="announce"),
+        asyncio.create_task(_answer_pings(channel), name="pings"),
+    ]
+    try:
+        return await _run(backend, channel)
+    finally:
+        for helper in helpers:
+            helper.cancel()
+        await channel.flush()
+
+
+def _backend(start: messages.StartWorker, report: _Report) -> BaseBackend:
+    args = FrameworkArgs(
+        instance=start.instance,
+        model=Model.model_validate(start.model),
+        timeouts=Timeouts.model_validate(start.timeouts),
+        socket_path=start.socket_path,
+        tmp_dir=start.tmp_dir,
+        accelerator=start.accelerator,
+        news=report,
+        api_key=start.api_key,
+    )
+    return load_backend(args.model.backend)(args, backend_argv(args), asyncio.Event())
+
+
+def _own_signals(backend: BaseBackend, channel: Channel) -> None:
+    """Signals are ours from now on; no library may take them. A handler only notes and returns."""
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        channel.send(messages.WorkerStopping(backend.in_flight()))
+        backend.request_stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    # SGLang's processes report their end to their parent in this way; the default would dump core.
+    loop.add_signal_handler(signal.SIGQUIT, backend.fail, "a process of the engine reported a failure (SIGQUIT)")
+
+
+async def _announce(backend: BaseBackend, report: _Report) -> None:
+    await backend.wait_for_server_ready()
+    report.ready()
+
+
+async def _answer_pings(channel: Channel) -> None:
+    async for message in channel:
+        if isinstance(message, messages.Ping):
+            channel.send(messages.Pong(message.number))
+
+
+async def _run(backend: BaseBackend, channel: Channel) -> ExitCode:
+    try:
+        await backend.run()
+    except IchatError as error:
+        channel.send(messages.WorkerFailed(int(error.exit_code), error.code, str(error)))
+        log.error("%s: failed: %s", backend.framework_args.instance, error)
+        return error.exit_code
+    except Exception as error:  # noqa: BLE001  our bug: told with its traceback, and with its own exit code
+        channel.send(messages.WorkerFailed(int(ExitCode.SOFTWARE), "E-INTERNAL", repr(error)))
+        traceback.print_exc()
+        return ExitCode.SOFTWARE
+    return ExitCode.DRAIN_ABORTED if backend.was_cut_off else ExitCode.OK
