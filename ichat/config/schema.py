@@ -18,6 +18,7 @@ from pydantic import (
 BackendName = Literal["vllm", "sglang", "fake"]
 Accelerator = Literal["auto", "cpu", "cuda"]
 StartMethod = Literal["auto", "fork", "spawn"]
+LogLevel = Literal["debug", "info", "warning", "error", "critical"]
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}$")]
 
 
@@ -117,12 +118,12 @@ class Unified(Schema):
     load_format: str | None = Field(None, description="auto, safetensors, dummy …")
     download_dir: str | None = Field(None, description="where hub models are kept")
     enable_prefix_caching: bool | None = Field(None, description="reuse the KV cache of equal prefixes")
-    log_level: str | None = Field(None, description="the engine's HTTP log level: debug, info, warning, error")
+    log_level: LogLevel | None = Field(None, description="how much the engine and its HTTP server log")
     nnodes: PositiveInt | None = Field(None, description="machines that serve this instance together")
     node_rank: Annotated[int, Field(ge=0)] | None = Field(None, description="which of them this one is")
     dist_init_addr: str | None = Field(None, description="host:port of node 0 for the engines' own rendezvous")
-    kv_events_config: str | None = Field(
-        None, description="JSON: publish KV cache events (both engines take the same form)"
+    kv_events_config: dict[str, Any] | None = Field(
+        None, description="publish KV cache events: {publisher: zmq, endpoint: …}, the same keys on both engines"
     )
     enable_lora: bool | None = Field(None, description="serve LoRA adapters")
     lora_paths: tuple[str, ...] | None = Field(None, description="adapters to load, each name=path")
@@ -136,8 +137,10 @@ class ModelSettings(Unified):
     backend: BackendName | None = Field(None, description="vllm or sglang; default vllm")
     instances: PositiveInt = Field(1, description="workers of this model")
     engine_args: dict[str, Any] = Field(
-        {}, description="any flag of the engine, in its own words: {enforce-eager: true}"
+        {}, description="any flag of the model's engine, in its own words: {enforce-eager: true}"
     )
+    vllm_args: dict[str, Any] = Field({}, description="the same, used only when the backend is vllm")
+    sglang_args: dict[str, Any] = Field({}, description="the same, used only when the backend is sglang")
     extra_argv: tuple[str, ...] = Field((), description="more of the engine's own command line, verbatim")
     env: dict[str, str] = Field({}, description="environment variables of the worker")
     accelerator: Accelerator = Field("auto", description="auto: cuda when an NVIDIA device is visible, else cpu")
