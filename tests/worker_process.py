@@ -68,7 +68,7 @@ class WorkerProcess:
     def _environment(self) -> dict[str, str]:
         # Engines as on a small machine: little memory, and the threads that vLLM would take itself.
         ours = {"TMPDIR": self.tmp_dir, "VLLM_RPC_BASE_PATH": self.tmp_dir, "OMP_NUM_THREADS": "1",
-                "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "ICHAT_PDEATHSIG": "1"}  # fmt: skip
+                "VLLM_NO_USAGE_STATS": "1", "ICHAT_PDEATHSIG": "1"}  # fmt: skip
         return os.environ | ours | self.model.env
 
     async def _listen(self) -> None:

@@ -41,7 +41,7 @@ class _Process:
 
     def describe(self) -> str:
         size = f", {self.rss_bytes / 2**30:.1f} GiB" if self.rss_bytes else ""
-        return f"{self.title} (pid {self.pid}{size})"
+        return f"{self.title[:60]} (pid {self.pid}{size})"
 
 
 class EngineProcesses:
@@ -73,7 +73,7 @@ class EngineProcesses:
             known = _Process(child.pid, os.pidfd_open(child.pid), "", is_vital=False, is_ours=is_ours)
             self._known[child.pid] = known
         if not known.is_vital:  # engines set their titles only some time after the fork
-            known.title = " ".join(child.cmdline()).strip()[:60] or child.name()
+            known.title = " ".join(child.cmdline()).strip() or child.name()
             known.is_vital = bool(self._vital.search(known.title))
         known.rss_bytes = child.memory_info().rss
         if known.is_vital and self._is_watching and not known.is_armed:

@@ -7,9 +7,11 @@ handlers: parse → configure → AsyncLLM → build_app → init_app_state → 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 from argparse import Namespace
+from pathlib import Path
 from typing import Any, NoReturn
 
 from ichat.backends import start_method
@@ -115,6 +117,8 @@ class VLLMBackend(BaseBackend):
         from vllm.v1.engine.async_llm import AsyncLLM
 
         args = self.get_backend_args()
+        if self.framework_args.start_method == "fork":
+            _inspect_here(args.model)
         engine_args = AsyncEngineArgs.from_cli_args(args)
         propagate_flash_late_interaction(args, engine_args)
         config = engine_args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
@@ -183,3 +187,22 @@ class VLLMBackend(BaseBackend):
     async def stop_engine(self) -> None:
         # Without a timeout EngineCore is killed at once and leaks its shared memory.
         await asyncio.to_thread(self._engine.shutdown, self.timeouts.stop_s)
+
+
+def _inspect_here(model_path: str) -> None:
+    """Import the class of a local model in this process.
+
+    vLLM asks an unseen class for its abilities in a process of its own, which imports vLLM once more (8 s at the
+    first start of each architecture), so that the import cannot initialise CUDA here. A forked worker needs the
+    class anyway, and where we fork there is no CUDA.
+    """
+    from vllm import ModelRegistry
+
+    try:
+        architectures = json.loads(Path(model_path, "config.json").read_bytes()).get("architectures") or []
+    except OSError:
+        return  # a model of the hub, which is not here yet: vLLM finds out by itself
+    for architecture in architectures:
+        known = ModelRegistry.models.get(architecture)
+        if known is not None:
+            ModelRegistry.register_model(architecture, known.load_model_cls())
