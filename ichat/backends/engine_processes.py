@@ -69,12 +69,13 @@ class EngineProcesses:
     def _look_at(self, child: psutil.Process) -> None:
         known = self._known.get(child.pid)
         if known is None:
-            is_ours = child.ppid() == os.getpid()
+            # One that is dead when we first see it was an orphan's, and came to us with its orphan.
+            is_ours = child.ppid() == os.getpid() and child.status() != psutil.STATUS_ZOMBIE
             known = _Process(child.pid, os.pidfd_open(child.pid), "", is_vital=False, is_ours=is_ours)
             self._known[child.pid] = known
-        if not known.is_vital:  # engines set their titles only some time after the fork
-            known.title = " ".join(child.cmdline()).strip() or child.name()
-            known.is_vital = bool(self._vital.search(known.title))
+        # Engines set their titles only some time after the fork, until when a child bears its parent's.
+        known.title = " ".join(child.cmdline()).strip() or known.title or child.name()
+        known.is_vital = known.is_vital or bool(self._vital.search(known.title))
         known.rss_bytes = child.memory_info().rss
         if known.is_vital and self._is_watching and not known.is_armed:
             known.is_armed = True
@@ -147,6 +148,7 @@ class EngineProcesses:
                     killed.add(process.pid)
             await asyncio.sleep(_KILL_POLL_S)
         for process in list(self._known.values()):
+            process.is_ours = False  # whoever might have asked for its status is gone with the engine
             self._forget(process)
         return len(killed)
 
