@@ -1,0 +1,140 @@
+"""One instance of a model: what its worker says and suffers, posted on the board."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Protocol
+
+from ichat.config.schema import Model, Timeouts
+from ichat.errors import EngineError
+from ichat.ipc import messages
+from ichat.ipc.messages import Message
+from ichat.launcher.board import Board, Status, after
+from ichat.launcher.life import ChildProcess, Life
+from ichat.launcher.process import Exit
+from ichat.launcher.restarts import Ending
+
+log = logging.getLogger(__name__)
+
+
+class WorkerProcess(ChildProcess, Protocol):
+    """A started worker."""
+
+    incarnation: str
+    socket_path: str
+
+    def remember(self, shm: list[str]) -> None:
+        """What shared memory must be gone when the worker is."""
+
+    def explain(self, ended: Exit | None) -> str:
+        """How it ended, with what the system knows about the cause; None: how its engine did."""
+
+
+class Instance:
+    """A supervisor's ward (see ``supervisor.Ward``)."""
+
+    def __init__(
+        self, name: str, model: Model, start: Callable[[], WorkerProcess], board: Board, timeouts: Timeouts
+    ) -> None:
+        self.name = name
+        self._start, self.board, self._timeouts = start, board, timeouts
+        board.post(
+            Status(name, model.name, (model.served_name,), model.backend, detail="starting", since=board.clock())
+        )
+
+    def begin(self, restarts: int) -> Life:
+        worker = self._start()
+        self.post(
+            state="starting",
+            doing="restarting" if restarts else "loading",
+            detail="starting",
+            retry_at=None,
+            is_hanging=False,
+            pid=worker.pid,
+            started=self.board.clock(),
+            restarts=restarts,
+            incarnation=worker.incarnation,
+            socket_path=worker.socket_path,
+        )
+        return _WorkerLife(self, worker, self._timeouts)
+
+    def ended(self, ending: Ending) -> None:
+        self.post(state="starting", doing="cleaning up after", detail=ending.words, pid=None)
+
+    def pausing(self, ending: Ending, attempt: str, after_s: float) -> None:
+        retry_at = self.board.clock() + after_s
+        self.post(state="starting", doing="restarting", detail=f"{ending.words}; {attempt}", retry_at=retry_at)
+
+    def failed(self, ending: Ending) -> None:
+        self.post(state="failed", doing="failed", detail=ending.words, retry_at=None)
+
+    def stopped(self) -> None:
+        self.post(state="stopped", doing="stopped", detail="", retry_at=None, pid=None)
+
+    @property
+    def status(self) -> Status:
+        return self.board[self.name]
+
+    def post(self, **changes: Any) -> None:
+        self.board.post(replace(self.status, since=self.board.clock(), **changes))
+
+
+class _WorkerLife(Life):
+    kind = "worker"
+
+    def __init__(self, instance: Instance, worker: WorkerProcess, timeouts: Timeouts) -> None:
+        super().__init__(worker, timeouts, timeouts.start_s)
+        self._instance, self._worker = instance, worker
+        self._failed: messages.WorkerFailed | None = None
+        self._began = self._phase_began = time.monotonic()
+
+    def take(self, message: Message) -> None:
+        match message:
+            case messages.WorkerResidue(shm=shm):
+                self._worker.remember(shm)
+                return
+            case messages.WorkerFailed():
+                self._failed = message
+            case messages.WorkerPhase():
+                self._phase_began = time.monotonic()
+            case messages.WorkerReady():
+                self.become_ready()
+        before = self._instance.status
+        status = after(before, message, self._instance.board.clock())
+        self._instance.board.post(status)
+        self._tell(before, status)
+
+    def _tell(self, before: Status, status: Status) -> None:
+        if status.is_ready and not before.is_ready:
+            log.info("%s: ready after %.1f s", self._instance.name, time.monotonic() - self._began)
+        elif before.is_ready and status.state == "starting":
+            log.warning("%s: not ready: %s", self._instance.name, status.detail)
+
+    def suspect(self) -> None:
+        log.warning("%s: not ready: %s does not answer", self._instance.name, self.words)
+        self._instance.post(is_hanging=True)
+
+    def clear(self) -> None:
+        log.warning("%s: %s answers again", self._instance.name, self.words)
+        self._instance.post(is_hanging=False)
+
+    def stuck(self) -> Ending:
+        in_phase_s = time.monotonic() - self._phase_began
+        return Ending(
+            f"not ready within {self._timeouts.start_s:.0f} s, stuck in: {self._instance.status.detail},"
+            f" {in_phase_s:.0f} s. If the model needs longer, raise timeouts.start_s",
+            code="E-ENG-START-TIMEOUT",
+            is_start_timeout=True,
+        )
+
+    def died(self, ended: Exit) -> None:
+        self._instance.post(state="starting", doing="cleaning up after", detail=f"worker {ended.words}", pid=None)
+
+    def explain(self, ended: Exit) -> Ending:
+        if self._failed is not None:
+            words = f"{self._failed.words.rstrip('.')}{self._worker.explain(None)}"
+            return Ending(words, self._failed.exit_code, self._failed.code)
+        return Ending(f"{self.words} {self._worker.explain(ended)}", ended.code, EngineError.code)

@@ -1,0 +1,61 @@
+"""Whether a child's event loop still turns: a stopped or deadlocked process says nothing and does not die."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from ichat.config.schema import Timeouts
+from ichat.ipc.messages import Ping
+
+#: Waiting is counted in own turns of this length: if the whole machine pauses, that is one turn and nobody's hang.
+_TURN_S = 0.5
+
+
+class Doubt(Protocol):
+    """Who is told what the answers, or their absence, mean."""
+
+    def suspect(self) -> None:
+        """No answer yet: nothing should rely on the child."""
+
+    def clear(self) -> None:
+        """It answered after all."""
+
+
+class Liveness:
+    """Asks one child every ``probe_every_s``; one question is outstanding at most."""
+
+    def __init__(self, send: Callable[[Ping], None], doubt: Doubt, timeouts: Timeouts) -> None:
+        self._send, self._doubt, self._timeouts = send, doubt, timeouts
+        self._number = 0
+        self._answered = asyncio.Event()
+
+    def answer(self, number: int) -> None:
+        if number == self._number:
+            self._answered.set()
+
+    async def watch(self) -> None:
+        """Returns when the child has not answered within ``probe_limit_s``: it hangs."""
+        suspect_s = min(self._timeouts.probe_suspect_s, self._timeouts.probe_limit_s)
+        while True:
+            self._number += 1
+            self._answered.clear()
+            self._send(Ping(self._number))
+            if not await self._answers_within(suspect_s):
+                self._doubt.suspect()
+                if not await self._answers_within(self._timeouts.probe_limit_s - suspect_s):
+                    return
+                self._doubt.clear()
+            await asyncio.sleep(self._timeouts.probe_every_s)
+
+    async def _answers_within(self, limit_s: float) -> bool:
+        while limit_s > 0 and not self._answered.is_set():
+            turn_s = min(_TURN_S, limit_s)
+            limit_s -= turn_s
+            try:
+                async with asyncio.timeout(turn_s):
+                    await self._answered.wait()
+            except TimeoutError:
+                continue
+        return self._answered.is_set()

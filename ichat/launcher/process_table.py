@@ -1,0 +1,97 @@
+"""What runs on this machine, as /proc tells it, and which of it belongs to a child of ours."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+#: multiprocessing's resource tracker unlinks the shared memory of its users once they are gone.
+_TRACKER = "multiprocessing.resource_tracker"
+_DEAD = "ZXx"
+
+
+@dataclass(frozen=True)
+class Process:
+    """One line of the table. ``started`` (clock ticks since boot) tells two processes of one pid apart."""
+
+    pid: int
+    ppid: int
+    session: int
+    state: str
+    started: int
+
+    @property
+    def is_dead(self) -> bool:
+        """A zombie, or about to be one: nothing to kill."""
+        return self.state in _DEAD
+
+
+def read(pid: int) -> Process | None:
+    """None: there is no such process (any more)."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return None
+    # The name in brackets may itself hold spaces and brackets: all that counts comes after the last one.
+    fields = stat[stat.rindex(b")") + 2 :].split()
+    return Process(pid, int(fields[1]), int(fields[3]), fields[0].decode(), int(fields[19]))
+
+
+def read_all() -> list[Process]:
+    """Everything that lives now."""
+    found = (read(int(name)) for name in os.listdir("/proc") if name.isdigit())  # noqa: PTH208
+    return [process for process in found if process is not None and not process.is_dead]
+
+
+def command_line(pid: int, limit: int = 80) -> str:
+    """The command line in one line, shortened; empty when it cannot be read."""
+    with contextlib.suppress(OSError):
+        raw = Path(f"/proc/{pid}/cmdline").read_bytes()
+        return raw.rstrip(b"\0").replace(b"\0", b" ").decode(errors="replace")[:limit]
+    return ""
+
+
+def is_tracker(process: Process) -> bool:
+    return _TRACKER in command_line(process.pid, limit=1000)
+
+
+def remains_of(child: int, table: Iterable[Process], *, launcher: int, living: Collection[int]) -> list[Process]:
+    """All of ``table`` that is, or was, part of the launcher's child ``child``.
+
+    That is its session, its descendants, and orphans: since the launcher is a subreaper and so are the workers,
+    an orphan comes to the launcher only when its whole worker has died. ``living`` are the children (each the leader
+    of its own session) that it must not belong to.
+    """
+    by_pid = {process.pid: process for process in table}
+    others = set(living) - {child}
+
+    def is_part(process: Process) -> bool:
+        if process.session == child:
+            return True
+        top = _child_above(process, by_pid, launcher)
+        return top is not None and (top.pid == child or (top.pid not in others and top.session not in others))
+
+    return [process for process in by_pid.values() if is_part(process)]
+
+
+def descendants_of(launcher: int, table: Iterable[Process]) -> list[Process]:
+    """Its children, theirs, and so on."""
+    by_pid = {process.pid: process for process in table}
+    return [process for process in by_pid.values() if _child_above(process, by_pid, launcher) is not None]
+
+
+def _child_above(process: Process, by_pid: dict[int, Process], launcher: int) -> Process | None:
+    """The launcher's own child that ``process`` descends from (perhaps itself); None when it is no descendant."""
+    seen: set[int] = set()  # the table is no snapshot: a pid that is used again could close a circle
+    while process.pid not in seen:
+        if process.ppid == launcher:
+            return process
+        seen.add(process.pid)
+        above = by_pid.get(process.ppid)
+        if above is None:
+            return None
+        process = above
+    return None

@@ -1,0 +1,87 @@
+"""What a launcher that is killed would leave behind, written down in time for the next one to remove it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from ichat.launcher import process_table
+from ichat.launcher.process import kill_session
+
+log = logging.getLogger(__name__)
+
+_FILE = "residue.json"
+_SHM_DIR = Path("/dev/shm")  # noqa: S108  where POSIX shared memory lives
+
+
+@dataclass
+class Residue:
+    """Sessions of our children and shared memory of the engines, as of now."""
+
+    machine: str = ""  # boot and pid namespace: elsewhere the same pids mean other processes
+    sessions: dict[str, int] = field(default_factory=dict)  # leader's pid → when it was started
+    shm: list[str] = field(default_factory=list)
+
+
+class ResidueFile:
+    """Kept in the run directory, rewritten whole at each change."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / _FILE
+        self._now = Residue(machine=_this_machine())
+
+    def started(self, pid: int) -> None:
+        process = process_table.read(pid)
+        if process is not None:
+            self._now.sessions[str(pid)] = process.started
+            self._write()
+
+    def ended(self, pid: int) -> None:
+        if self._now.sessions.pop(str(pid), None) is not None:
+            self._write()
+
+    def holds(self, shm: list[str]) -> None:
+        if shm != self._now.shm:
+            self._now.shm = shm
+            self._write()
+
+    def _write(self) -> None:
+        new = self._path.with_suffix(".new")
+        try:
+            new.write_text(json.dumps(asdict(self._now)))
+            new.replace(self._path)
+        except OSError as error:  # a full disk must not end the service that still runs
+            log.warning("run directory: %s could not be written (%s); going on", self._path, error.strerror)
+
+    def clean_predecessor(self) -> None:
+        """Remove what an earlier launcher wrote down and could not remove itself."""
+        try:
+            left = Residue(**json.loads(self._path.read_text()))
+        except FileNotFoundError:
+            return
+        except (OSError, TypeError, ValueError) as error:
+            log.warning("run directory: %s is unreadable (%r); not cleaned by it", self._path, error)
+            return
+        if left.machine == self._now.machine:
+            for pid, started in left.sessions.items():
+                if killed := kill_session(int(pid), started):
+                    log.warning("run directory: killed what an earlier launcher had left: %s", killed)
+        unlink_shared_memory(left.shm)
+        self._path.unlink(missing_ok=True)
+
+
+def unlink_shared_memory(names: list[str]) -> None:
+    """Unlink segments by name or path; those that are gone already are what we want."""
+    for name in names:
+        with contextlib.suppress(OSError):
+            (_SHM_DIR / Path(name).name).unlink()
+
+
+def _this_machine() -> str:
+    with contextlib.suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    return ""

@@ -1,0 +1,137 @@
+"""The order in which we leave."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ichat.config.schema import Timeouts
+from ichat.errors import ExitCode
+from ichat.launcher.process import Exit
+
+log = logging.getLogger(__name__)
+
+#: The front ends what is left with error frames so long before its deadline.
+_FRAMES_S = 1.0
+#: A front that says nothing so long after its deadline says nothing any more.
+_LATE_S = 0.2
+#: After the deadline: what is still there is killed, so that we have left well before three seconds are over.
+_INSIST_S = 1.0
+#: When nothing can finish what the front holds, or nobody wants to wait for it.
+_SHORT_S = 0.5
+
+
+class DrainsFront(Protocol):
+    """What the shutdown asks of the front."""
+
+    drained: asyncio.Future[int]
+
+    def withdraw(self) -> None: ...
+
+    def drain(self, deadline: float) -> None: ...
+
+
+class Stoppable(Protocol):
+    """What the shutdown asks of a supervisor."""
+
+    @property
+    def is_serving(self) -> bool: ...
+
+    def expect_end(self) -> None: ...
+
+    async def stop(self, limit_s: float) -> Exit | None: ...
+
+
+@dataclass(frozen=True)
+class Leaving:
+    """Who leaves, and what a second signal tells."""
+
+    front: DrainsFront
+    front_process: Stoppable
+    workers: Sequence[Stoppable]
+    is_ready: bool  # somebody may still be sending requests our way
+    hurry: asyncio.Event  # set by a second signal: the deadline is now
+
+
+async def shut_down(leaving: Leaving, timeouts: Timeouts) -> ExitCode:
+    """Leave in the only order that loses no request.
+
+    1. withdraw: readiness is red, requests are still served
+    2. linger:   requests that routers had already sent our way still arrive; skipped when we are not ready
+    3. drain:    the front accepts nothing new and finishes what it holds
+    4. stop:     the workers free their engines; nothing is left of them. One that loads has nothing to finish
+                 and is stopped at once.
+    5. the front goes last: until then it tells every client why it is refused
+
+    The steps share one deadline, ``drain_s`` from now. What has not finished a second before is ended with an error,
+    what is there a second after is killed. A second signal means: the deadline is now. DRAIN_ABORTED when a request
+    was cut off, or may have been.
+    """
+    began = time.monotonic()
+    is_serving = any(worker.is_serving for worker in leaving.workers)
+    deadline = began + (timeouts.drain_s if is_serving else _FRAMES_S + _SHORT_S)
+    leaving.front.withdraw()
+    loading = [worker for worker in leaving.workers if not worker.is_serving]
+    early = asyncio.gather(*(worker.stop(timeouts.stop_s) for worker in loading))
+    for worker in leaving.workers:
+        worker.expect_end()
+    if leaving.is_ready:
+        await _linger(leaving.hurry, min(timeouts.linger_s, timeouts.drain_s))
+    is_complete = await _drain(leaving, deadline)
+    exits = await _stop_workers(leaving, timeouts, deadline)
+    await early
+    leaving.front_process.expect_end()
+    await leaving.front_process.stop(_SHORT_S)
+    was_cut_off = any(one is not None and one.code == ExitCode.DRAIN_ABORTED for one in exits)
+    return ExitCode.OK if is_complete and not was_cut_off else ExitCode.DRAIN_ABORTED
+
+
+async def _linger(hurry: asyncio.Event, linger_s: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(linger_s):
+            await hurry.wait()
+
+
+async def _drain(leaving: Leaving, deadline: float) -> bool:
+    """Whether every request had its own end."""
+    front = leaving.front
+    front.drain(deadline)
+    hurry = asyncio.ensure_future(leaving.hurry.wait())
+    try:
+        await _wait({front.drained, hurry}, deadline + _LATE_S)
+        is_hurried = leaving.hurry.is_set()
+        if not front.drained.done() and is_hurried:
+            now = time.monotonic()
+            front.drain(min(deadline, now + _FRAMES_S))
+            await _wait({front.drained}, min(deadline, now + _FRAMES_S) + _LATE_S)
+    finally:
+        hurry.cancel()
+    if not front.drained.done():
+        log.error("front: has not drained in time, going on")
+        return False
+    if aborted := front.drained.result():
+        log.error("shutdown: requests were cut off by the deadline aborted=%d", aborted)
+    # Whoever is hurried leaves before routers have noticed: nobody knows what that has cost.
+    return not aborted and not is_hurried
+
+
+async def _stop_workers(leaving: Leaving, timeouts: Timeouts, deadline: float) -> list[Exit | None]:
+    workers = [worker for worker in leaving.workers if worker.is_serving]
+    limit_s = min(timeouts.stop_s, max(0.0, deadline + _INSIST_S - time.monotonic()))
+    stopping = asyncio.ensure_future(asyncio.gather(*(worker.stop(limit_s) for worker in workers)))
+    hurry = asyncio.ensure_future(leaving.hurry.wait())
+    await _wait({stopping, hurry}, deadline + timeouts.stop_s + _INSIST_S)
+    if not stopping.done():
+        await asyncio.gather(*(worker.stop(_SHORT_S) for worker in workers))
+    hurry.cancel()
+    return list(await stopping)
+
+
+async def _wait(futures: set[asyncio.Future[Any]], until: float) -> None:
+    """For the first of them, or the time; none is cancelled but waits of our own."""
+    await asyncio.wait(futures, timeout=max(0.0, until - time.monotonic()), return_when=asyncio.FIRST_COMPLETED)

@@ -1,0 +1,43 @@
+"""The wish to leave, as signals say it: noted from the first moment on, acted upon when somebody is there to."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # this module comes first of all, and asyncio alone takes longer than everything before it
+    import asyncio
+    from collections.abc import Callable
+    from types import FrameType
+
+
+class StopSignals:
+    """Counts SIGTERM and SIGINT. Made before the heavy imports, so that a stop in the first instants is not lost."""
+
+    def __init__(self) -> None:
+        self.received: list[signal.Signals] = []
+        self._listener: Callable[[], None] = lambda: None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._note)
+        # The terminal has gone: as good as Ctrl-C. Without one SIGHUP is meant for daemons that reload: not yet ours.
+        signal.signal(signal.SIGHUP, self._note if sys.stdin is not None and sys.stdin.isatty() else signal.SIG_IGN)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        self.received.append(signal.Signals(number))
+        self._listener()
+
+    def attach(self, loop: asyncio.AbstractEventLoop, listener: Callable[[], None]) -> None:
+        """Call ``listener`` in the loop after each signal, and now if there was one before."""
+        self._listener = lambda: _wake(loop, listener)
+        if self.received:
+            loop.call_soon(listener)
+
+    def detach(self) -> None:
+        self._listener = lambda: None
+
+
+def _wake(loop: asyncio.AbstractEventLoop, listener: Callable[[], None]) -> None:
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(listener)

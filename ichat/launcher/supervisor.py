@@ -1,0 +1,133 @@
+"""Life after life of one child: start, follow, clean up behind it, and start it again while the budget lasts."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from dataclasses import replace
+from typing import Protocol
+
+from ichat.config.schema import Settings
+from ichat.launcher.life import Life
+from ichat.launcher.process import Exit
+from ichat.launcher.restarts import Ending, GiveUp, Restart, decide
+
+log = logging.getLogger(__name__)
+
+#: A child that is not ready has nothing to finish.
+_STOP_STARTING_S = 1.0
+
+
+class Ward(Protocol):
+    """What is kept alive: a worker's instance, or the front. It tells the board what its supervisor does."""
+
+    @property
+    def name(self) -> str:
+        """As in logs and errors: `qwen/0`."""
+
+    def begin(self, restarts: int) -> Life:
+        """Start the child."""
+
+    def ended(self, ending: Ending) -> None:
+        """A life has ended without being told to; its remains are being removed."""
+
+    def pausing(self, ending: Ending, attempt: str, after_s: float) -> None:
+        """The next start comes in ``after_s``."""
+
+    def failed(self, ending: Ending) -> None:
+        """There will be no other start."""
+
+    def stopped(self) -> None:
+        """As commanded."""
+
+
+class Supervisor:
+    """Keeps one ward alive.
+
+    ``run()`` returns after ``stop()``, and raises the IchatError to leave with when another start makes no sense.
+    Whatever happened before, nothing of a child is left when the next one is started, or when ``run()`` ends.
+    """
+
+    def __init__(self, ward: Ward, settings: Settings) -> None:
+        self.ward = ward
+        self._restarts, self._timeouts = settings.restarts, settings.timeouts
+        self._life: Life | None = None
+        self._was_ever_ready = False
+        self._is_stopping = asyncio.Event()
+        self._restarted: list[float] = []
+
+    async def run(self) -> None:
+        while not self._is_stopping.is_set():
+            ending = await self._live()
+            if self._is_stopping.is_set():
+                break
+            decision = self._decide(ending)
+            if isinstance(decision, GiveUp):
+                self.ward.failed(ending)
+                raise decision.error
+            await self._pause(decision, ending)
+        self.ward.stopped()
+
+    @property
+    def is_serving(self) -> bool:
+        """The child has been ready, so it may hold requests."""
+        return self._life is not None and self._life.was_ready
+
+    def expect_end(self) -> None:
+        """From now on the child's end is no failure, and not followed by another start."""
+        self._is_stopping.set()
+
+    async def stop(self, limit_s: float) -> Exit | None:
+        """Let the child finish and leave, for ``limit_s`` at most; one that is not ready has a second.
+
+        Nothing of it is left afterwards. Returns how it ended; None when there was none.
+        """
+        self._is_stopping.set()
+        if self._life is None:
+            return None
+        life, process = self._life, self._life.process
+        if not life.was_ready:
+            limit_s = min(limit_s, _STOP_STARTING_S)
+        process.terminate()
+        await asyncio.wait({process.ended}, timeout=max(0.0, limit_s))
+        if not process.ended.done():
+            log.warning("%s: %s did not leave within %.1f s, killed", self.ward.name, life.words, limit_s)
+        await process.bury()
+        return process.ended.result() if process.ended.done() else None
+
+    async def _live(self) -> Ending:
+        """From a start to the end of all that it left behind."""
+        self._life = life = self.ward.begin(len(self._restarted))
+        log.info("%s: started pid=%d", self.ward.name, life.process.pid)
+        try:
+            ending = await life.follow()
+            if not self._is_stopping.is_set():
+                # Told before the burial, which takes its time.
+                self.ward.ended(ending)
+                log.error("%s: %s", self.ward.name, ending.words)
+        finally:
+            await life.process.bury()
+            self._was_ever_ready |= life.was_ready
+            self._life = None
+        return ending
+
+    def _decide(self, ending: Ending) -> Restart | GiveUp:
+        if ending.is_start_timeout:
+            # What has been ready here before only had bad luck; anything else needs more time than it is given.
+            ending = replace(ending, is_hopeless=not self._was_ever_ready)
+        rules = (self._restarts, self._timeouts)
+        jitter = random.random()  # noqa: S311  no secret
+        return decide(self.ward.name, ending, self._restarted, time.monotonic(), rules, jitter)
+
+    async def _pause(self, restart: Restart, ending: Ending) -> None:
+        """Wait before the restart, or until told to stop."""
+        self._restarted.append(time.monotonic())
+        attempt = f"attempt {restart.attempt} of {self._restarts.max_restarts}"
+        log.warning("%s: starts again in %.1f s, %s", self.ward.name, restart.after_s, attempt)
+        self.ward.pausing(ending, attempt, restart.after_s)
+        if restart.after_s:
+            stopping = asyncio.ensure_future(self._is_stopping.wait())
+            await asyncio.wait({stopping}, timeout=restart.after_s)
+            stopping.cancel()

@@ -1,0 +1,114 @@
+"""Starts worker processes: their directory, their environment, their channel, and all that must go with them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ichat.config.schema import Model, Settings
+from ichat.ipc import channel, messages
+from ichat.ipc.channel import Channel
+from ichat.ipc.messages import Message
+from ichat.launcher import environment
+from ichat.launcher.memory_limit import MemoryLimit
+from ichat.launcher.output import Output
+from ichat.launcher.process import Child, Exit, Processes
+from ichat.launcher.residue import unlink_shared_memory
+from ichat.launcher.run_dir import RunDir
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What every child of the launcher is started on."""
+
+    processes: Processes
+    run_dir: RunDir
+    output: Output
+    settings: Settings
+    inherited: Mapping[str, str]  # the launcher's own environment
+
+
+class Worker:
+    """One worker process, from its start to its burial (see ``life.WorkerProcess``)."""
+
+    def __init__(self, ground: Ground, instance: str, model: Model) -> None:
+        self.incarnation = uuid.uuid4().hex
+        self._ground, self._instance = ground, instance
+        self._folder = ground.run_dir.new_worker()
+        self.socket_path = str(self._folder / "http.sock")
+        self._limit = MemoryLimit()
+        self._kills_before = self._limit.kills()
+        self._shm: list[str] = []
+        self._to_send: list[Message] = [self._start_message(model)]
+        self._channel: Channel | None = None
+        self._ours, theirs = channel.pair()
+        with theirs:
+            self._child = self._spawn(model, theirs.fileno())
+        self.pid, self.ended = self._child.pid, self._child.ended
+        ground.run_dir.residue.started(self.pid)
+
+    def _spawn(self, model: Model, control_fd: int) -> Child:
+        argv = [environment.python_of(model), "-m", "ichat.worker", "--control-fd", str(control_fd)]
+        env = environment.for_worker(self._ground.inherited, model, str(self._folder / "tmp"))
+        with self._ground.output.open(self._instance) as output:
+            return self._ground.processes.spawn(
+                self._instance, argv, env=env, pass_fds=[control_fd], output_fd=output.fileno()
+            )
+
+    def _start_message(self, model: Model) -> messages.StartWorker:
+        settings = self._ground.settings
+        return messages.StartWorker(
+            instance=self._instance,
+            incarnation=self.incarnation,
+            model=model.model_dump(mode="json"),
+            timeouts=settings.timeouts.model_dump(mode="json"),
+            socket_path=self.socket_path,
+            tmp_dir=str(self._folder / "tmp"),
+            accelerator=environment.accelerator_of(model),
+            log_format=settings.server.log_format,
+        )
+
+    async def receive(self) -> Message | None:
+        if self._channel is None:
+            self._channel = await Channel.open(self._ours)
+            for message in self._to_send:
+                self._channel.send(message)
+        return await self._channel.receive()
+
+    def send(self, message: Message) -> None:
+        if self._channel is None:
+            self._to_send.append(message)
+        else:
+            self._channel.send(message)
+
+    def terminate(self) -> None:
+        self._child.terminate()
+
+    def remember(self, shm: list[str]) -> None:
+        self._shm = shm
+        self._ground.run_dir.residue.holds(shm)
+
+    async def bury(self) -> None:
+        survivors = await self._ground.processes.kill_everything(self._child)
+        if survivors:
+            log.error("%s: processes that SIGKILL does not end pids=%s", self._instance, survivors)
+        if self._channel is None:
+            self._ours.close()
+        else:
+            self._channel.close()
+        unlink_shared_memory(self._shm)
+        await asyncio.to_thread(self._ground.run_dir.remove_worker, self._folder)
+        self._ground.run_dir.residue.ended(self.pid)
+        self._ground.run_dir.residue.holds([])
+
+    def explain(self, ended: Exit | None) -> str:
+        words = "" if ended is None else ended.words
+        hint = self._limit.hint(self._kills_before)
+        if ended is None or ended.signal is None:
+            return f"{words} ({hint.strip()})" if hint else words
+        return f"{words}{hint}; its memory was {ended.peak_rss_bytes / 2**30:.1f} GiB at most"
