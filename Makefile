@@ -1,0 +1,70 @@
+# `make run` serves the embedded demo model, `make test` runs every test there is; each first sets up what it needs.
+.DEFAULT_GOAL := help
+.PHONY: help setup run test check fmt lint type bench flags locks clean
+MAKEFLAGS += --no-print-directory
+
+BACKEND ?= vllm
+ENGINES ?= vllm sglang
+PORT ?= 8000
+MODEL ?=
+ARGS ?=
+export ACCELERATOR PORT MODEL
+
+IN_DEV := .venvs/dev/bin
+# The quick tests first: what they find explains what the slow ones would find. tests/gpu needs a GPU, tests/image Docker.
+TESTS := $(wildcard $(addprefix tests/,unit contract faults engines))
+TESTS += $(filter-out $(TESTS) tests/__pycache__ tests/gpu tests/image,$(patsubst %/,%,$(wildcard tests/*/)))
+
+help: ## Say what there is to make
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  BACKEND=vllm|sglang  MODEL=path or Hugging Face name  PORT=8000  ARGS='any flag of ichat serve'   for run"
+	@echo "  ENGINES='vllm sglang'  ACCELERATOR=auto|cpu|cuda                                                for setup"
+	@echo "  ARGS='any flag of pytest'                                                                       for test"
+
+setup: ## Set up the Python environments under .venvs (ENGINES=vllm for one engine only)
+	@scripts/setup ichat $(ENGINES) dev
+
+run: ## Set up what BACKEND needs and serve MODEL (the demo model) on PORT
+	@scripts/setup --quiet ichat $(BACKEND)
+	@exec scripts/run serve --backend $(BACKEND) $(ARGS)
+
+test: ## Set up everything and run every test there is
+	@scripts/setup --quiet
+	@$(IN_DEV)/python -m pytest $(TESTS) $(ARGS)
+
+check: ## Lint, types, layers, unit tests and the contract on the fake engine: about a minute
+	@scripts/setup --quiet dev
+	@$(MAKE) lint type
+	@$(IN_DEV)/python -m pytest -m "not engine and not volume" $(wildcard tests/unit tests/contract)
+
+fmt: ## Format the code and mend what the linter can mend
+	@scripts/setup --quiet dev
+	@$(IN_DEV)/ruff format .
+	@$(IN_DEV)/ruff check --fix .
+
+lint: ## Look for what STYLE forbids: ruff, and who may import whom
+	@scripts/setup --quiet dev
+	@$(IN_DEV)/ruff check .
+	@$(IN_DEV)/ruff format --check .
+	@$(IN_DEV)/lint-imports
+
+type: ## Check the types
+	@scripts/setup --quiet dev
+	@$(IN_DEV)/mypy
+
+bench: ## Compare with the engines' own servers (ARGS is passed on)
+	@scripts/setup --quiet
+	@$(IN_DEV)/python -m benchmarks $(ARGS)
+
+flags: ## Write the engines' flags anew, from their own parsers
+	@scripts/setup --quiet vllm sglang
+	@.venvs/vllm/bin/python -m ichat.backends.flags.generate
+	@.venvs/sglang/bin/python -m ichat.backends.flags.generate
+
+locks: ## Resolve requirements/ anew into the lock files (ARGS=--upgrade for newer versions)
+	@scripts/setup --locks $(ARGS)
+
+clean: ## Remove what was set up or built here; downloads stay in uv's cache
+	rm -rf .venvs .tools .run build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

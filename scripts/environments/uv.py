@@ -1,0 +1,162 @@
+"""The installer: uv, fetched once by hash into `.tools`, and what the machine's pip settings mean to it."""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+from functools import cached_property
+from pathlib import Path
+
+from building import Say, SetupError, UnavailableError
+from recipes import LOCKS, ROOT
+
+TOOLS = ROOT / ".tools"
+# The lines of uv that tell a waiting person what it waits for: downloads of 10 MiB and more.
+BIG_DOWNLOAD = re.compile(r"\s*(Downloading \S+ \((?:\d{2,}\.\d+MiB|[\d.]+GiB)\))")
+_PYTHON_IS_ELSEWHERE = (
+    "VIRTUAL_ENV",
+    "CONDA_PREFIX",
+    "PYTHONPATH",
+    "PYTHONHOME",
+    "UV_PYTHON",
+    "UV_PROJECT_ENVIRONMENT",
+)
+
+
+class Uv:
+    """Installs from lock files: nothing without a hash, nothing built from source."""
+
+    def __init__(self, say: Say) -> None:
+        self._say = say
+
+    def create(self, environment: Path) -> None:
+        # Relocatable: it is built under another name than it gets.
+        self.run("venv", "--quiet", "--relocatable", "--python", sys.executable, str(environment))
+
+    def install(self, environment: Path, lock: Path) -> None:
+        if lock.name == "torch-cpu.txt":
+            self._install_cpu_torch(environment, lock)
+        else:
+            self._install(environment, lock)
+
+    def finish(self, environment: Path, final: Path) -> None:
+        # Without bytecode every first import costs seconds. The names inside are those of the final place.
+        python = str(environment / "bin" / "python")
+        library = next(environment.glob("lib/python3*"))
+        strip = ("-s", str(environment), "-p", str(final))
+        # Its exit code is useless: some packages hold templates that are not Python.
+        command = [python, "-I", "-m", "compileall", "-qq", "-j", "0", *strip, str(library)]
+        subprocess.run(command, check=False, close_fds=False)
+
+    def run(self, *arguments: str, **environment: str) -> None:
+        """Run uv, showing what it downloads. Raises SetupError with its last words."""
+        # close_fds: the lock of the set-up must live as long as the last process that writes.
+        process = subprocess.Popen(
+            [str(self._binary), *arguments],
+            env=self._environment | environment,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            close_fds=False,
+        )
+        with process:
+            assert process.stderr is not None
+            lines = []
+            for line in process.stderr:
+                lines.append(line.rstrip())
+                if telling := BIG_DOWNLOAD.match(line):
+                    self._say(f"      {telling[1]}")
+        if process.returncode:
+            words = "\n".join(lines[-30:])
+            raise SetupError(f"uv {arguments[0]}: exited with code {process.returncode}. Its last words:\n{words}")
+
+    def _install(self, environment: Path, lock: Path, *options: str, **variables: str) -> None:
+        python = str(environment / "bin" / "python")
+        only = ("--no-deps", "--require-hashes", "--no-build", "--python", python)
+        self.run("pip", "install", *only, *options, "-r", str(lock), **variables)
+
+    def _install_cpu_torch(self, environment: Path, lock: Path) -> None:
+        """From a directory of wheels where the machine names one, else from torch's own index."""
+        offers = [("--no-index",)] if self._find_links else []
+        for options in (*offers, ("--torch-backend", "cpu")):
+            try:
+                # A network without torch's index should cost seconds, not the full patience of a download.
+                self._install(environment, lock, *options, UV_HTTP_RETRIES="1", UV_HTTP_CONNECT_TIMEOUT="10")
+            except SetupError:
+                continue
+            return
+        raise UnavailableError("torch's build for the CPU cannot be had on this network.")
+
+    @cached_property
+    def _binary(self) -> Path:
+        pinned = (LOCKS / "uv.txt").read_text()
+        home = TOOLS / f"uv-{pinned.split('uv==')[1].split()[0]}"
+        binary = home / "bin" / "uv"
+        if not binary.exists():
+            self._fetch(home)
+        return binary
+
+    def _fetch(self, home: Path) -> None:
+        self._say(f"{home.name}: fetching the installer")
+        building = home.with_name(f"{home.name}.{os.getpid()}")
+        python = str(building / "bin" / "python")
+        pip = [python, "-I", "-m", "pip", "install", "-q", "--no-deps", "--require-hashes", "-r", str(LOCKS / "uv.txt")]
+        try:
+            for command in ([sys.executable, "-I", "-m", "venv", str(building)], pip):
+                done = subprocess.run(command, capture_output=True, text=True, check=False)
+                if done.returncode:
+                    raise SetupError(self._explain(command, done.stdout + done.stderr))
+            if not home.exists():
+                building.rename(home)
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+
+    @staticmethod
+    def _explain(command: list[str], output: str) -> str:
+        if "ensurepip" in output:
+            version = f"{sys.version_info.major}.{sys.version_info.minor}"
+            return (
+                f"{sys.executable}: cannot make environments, its module venv is incomplete. "
+                f"Install it (on Debian: apt-get install python{version}-venv)."
+            )
+        return f"{' '.join(command[2:5])}: failed. Its last words:\n{output.strip()[-2000:]}"
+
+    @cached_property
+    def _pip_settings(self) -> dict[str, str]:
+        """What the machine's owner told pip, variables before files. uv reads none of it."""
+        python = str(self._binary.parent / "python")
+        listed = subprocess.run(
+            [python, "-I", "-m", "pip", "config", "list"], capture_output=True, text=True, check=False
+        )
+        settings: dict[str, str] = {}
+        for line in sorted(listed.stdout.splitlines(), key=lambda line: line.startswith(":env:")):
+            name, _, value = line.partition("=")
+            settings[name.rpartition(".")[2]] = str(ast.literal_eval(value))
+        return settings
+
+    @cached_property
+    def _find_links(self) -> str:
+        return os.environ.get("UV_FIND_LINKS") or ",".join(self._pip_settings.get("find-links", "").split())
+
+    @cached_property
+    def _environment(self) -> dict[str, str]:
+        environment = {name: value for name, value in os.environ.items() if name not in _PYTHON_IS_ELSEWHERE}
+        environment |= {"UV_LINK_MODE": "hardlink", "UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1"}
+        if self._find_links:
+            environment["UV_FIND_LINKS"] = self._find_links
+        for ours, theirs in (("UV_DEFAULT_INDEX", "index-url"), ("SSL_CERT_FILE", "cert")):
+            if theirs in self._pip_settings:
+                environment.setdefault(ours, self._pip_settings[theirs])
+        if "UV_CACHE_DIR" not in environment and not self._shares_a_disk_with_the_cache():
+            environment["UV_CACHE_DIR"] = str(TOOLS / "uv-cache")
+        return environment
+
+    @staticmethod
+    def _shares_a_disk_with_the_cache() -> bool:
+        """Hard links, by which the environments share torch, do not cross file systems."""
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
+        return bool(existing.stat().st_dev == ROOT.stat().st_dev)
