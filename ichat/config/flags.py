@@ -132,7 +132,9 @@ class Catalogue:
     def find(self, word: str) -> Flag | None:
         """The flag that ``word`` names: exactly, with underscores, dotted (``--foo.bar``), or cut short at a dash
         (``--tp`` for ``--tp-size``) when that fits one flag only."""
-        spelling = _dashes(word).split(".")[0]
+        spelling = _dashes(word)
+        if self.engine == "vllm":  # only vLLM reads --foo.bar
+            spelling = spelling.split(".")[0]
         if exact := self.by_spelling.get(spelling):
             return exact
         longer = {id(f): f for s, f in self.by_spelling.items() if s.startswith(f"{spelling}-")}

@@ -1,0 +1,82 @@
+"""From the command line to settings: ichat's own words are taken out, all other words belong to the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from ichat.config.engine import Engine
+from ichat.config.flags import Argument, Catalogue
+from ichat.config.names import Path, kind_word, own_flags, words
+from ichat.config.values import Given, Layer
+from ichat.errors import Problem
+
+
+@dataclass
+class CommandLine:
+    """``givens`` came in ichat's own words; ``arguments`` are the engine's, in order. Together: every token."""
+
+    givens: dict[Path, Given] = field(default_factory=dict)
+    arguments: list[Argument] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+
+def read_command_line(tokens: Sequence[str], engine: Engine | None) -> CommandLine:
+    """``engine`` None: the backend is unknown or has no command line of its own; then every other flag is unknown."""
+    found = CommandLine()
+    for argument in split(tokens, engine):
+        if argument.flag is None or argument.word not in _spelled():
+            found.arguments.append(argument)
+        else:
+            _take(found, argument, words()[_spelled()[argument.word]])
+    return found
+
+
+def split(tokens: Sequence[str], engine: Engine | None) -> Iterator[Argument]:
+    """Every token in exactly one argument. Where a word is both ours and the engine's, it is ours."""
+    theirs = engine.catalogue.flags if engine else ()
+    catalogue = Catalogue(engine.name if engine else "ichat", "", (*theirs, *own_flags()))
+    for argument in catalogue.split(tokens):
+        word = argument.word.replace("_", "-") if argument.word.startswith("--") else argument.word
+        yield replace(argument, word=word) if word in _spelled() else argument
+
+
+def peek(tokens: Sequence[str], word: str) -> str | None:
+    """The value of one of ichat's own words, before it is known how to read the others."""
+    for at, token in enumerate(tokens):
+        name, equals, value = token.partition("=")
+        if name == word:
+            return value if equals else next(iter(tokens[at + 1 : at + 2]), None)
+    return None
+
+
+def _spelled() -> dict[str, str]:
+    """Every spelling of ichat's own words, and the word."""
+    return {spelling: flag.word for flag in own_flags() for spelling in flag.spellings}
+
+
+def _take(found: CommandLine, argument: Argument, path: Path) -> None:
+    flag = argument.flag
+    assert flag is not None
+    given = Given(_raw(argument, path), argument.word, Layer.COMMAND_LINE)
+    before = found.givens.get(path)
+    if argument.wrong and not (kind_word(path) == "bool" and argument.values):
+        found.problems.append(given.problem(f"{argument.wrong}.", "E-USAGE"))
+    elif before is not None and before.raw != given.raw:
+        message = f"is given twice, as {_text(before)} and as {_text(given)}. Give it once."
+        found.problems.append(given.problem(message, "E-CFG-DUPLICATE"))
+    else:
+        found.givens[path] = given
+
+
+def _raw(argument: Argument, path: Path) -> str | list[str] | bool:
+    """--x, --no-x and --x=false say true or false; a list may be given as several words or as one."""
+    if kind_word(path) == "bool":
+        return argument.values[0] if argument.values else not argument.is_negated
+    if kind_word(path) == "list":
+        return list(argument.values) if len(argument.values) != 1 else argument.values[0]
+    return argument.values[0] if argument.values else ""
+
+
+def _text(given: Given) -> str:
+    return "true" if given.raw is True else "false" if given.raw is False else f'"{given.raw}"'

@@ -1,0 +1,191 @@
+"""What somebody said in an engine's own words, on one layer: unified arguments recognised, the rest kept verbatim."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ichat.config.engine import Engine
+from ichat.config.flags import Argument, Flag, WrongValueError
+from ichat.config.names import words
+from ichat.config.nearest import nearest, slips
+from ichat.config.schema import ModelSettings
+from ichat.config.values import Given, kinds, read
+from ichat.errors import Problem
+
+
+@dataclass
+class EngineWords:
+    """``settings`` are unified arguments said in the engine's words; ``arguments`` (words) and ``args`` (a mapping)
+    what is the engine's alone; ``givens`` tells where each dest of those was given, ``dests`` the dest of each key."""
+
+    settings: list[tuple[str, Given]] = field(default_factory=list)
+    arguments: list[Argument] = field(default_factory=list)
+    args: dict[str, Any] = field(default_factory=dict)
+    dests: dict[str, str] = field(default_factory=dict)
+    givens: dict[str, Given] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    def absorb(self, other: EngineWords) -> None:
+        """Add what another part of the same layer says; the same flag in both is a problem."""
+        for dest in self.givens.keys() & other.givens.keys():
+            message = f"{dest.replace('_', '-')} is given by {self.givens[dest].place} too. Give it once."
+            other.problems.append(other.givens[dest].problem(message, "E-CFG-DUPLICATE"))
+        self.settings += other.settings
+        self.arguments += other.arguments
+        self.args |= other.args
+        self.dests |= other.dests
+        self.givens |= other.givens
+        self.problems += other.problems
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads words and mappings for ``engine``; ``others`` are the engines whose words people confuse with its own."""
+
+    engine: Engine
+    others: Sequence[Engine]
+
+    def read_arguments(self, arguments: Sequence[Argument], given: Callable[[Argument], Given]) -> EngineWords:
+        """Words of a command line; ``given`` says where each was given."""
+        found = EngineWords()
+        for argument in arguments:
+            place = given(argument)
+            if argument.flag is None:
+                found.problems.append(self._unknown(argument.word, place))
+            elif problem := self._refused(argument.flag, argument.wrong, place):
+                found.problems.append(problem)
+            elif setting := self._as_setting(argument, place):
+                found.settings.append(setting)
+            else:
+                self._keep(found, argument, place)
+        return found
+
+    def read_mapping(self, args: Mapping[str, Any], given: Callable[[str], Given]) -> EngineWords:
+        """A mapping of flags to values, as under ``engine_args``; null leaves the engine's default."""
+        found = EngineWords()
+        for key, value in args.items():
+            place = given(key)
+            flag = self.engine.catalogue.find(f"--{key}") if not key.startswith("-") and "." not in key else None
+            if flag is None:
+                found.problems.append(self._unknown(f"--{key.lstrip('-')}", place, is_key=True))
+            elif problem := self._refused(flag, _wrong(flag, value), place):
+                found.problems.append(problem)
+            elif value is not None and (setting := self._value_as_setting(flag, value, place)):
+                found.settings.append(setting)
+            elif flag.dest in found.givens:
+                found.problems.append(place.problem(f"{flag.key} is given twice here.", "E-CFG-DUPLICATE"))
+            elif value is not None:
+                found.args[flag.key] = value
+                found.dests[flag.key] = flag.dest
+                found.givens[flag.dest] = place
+        return found
+
+    def _keep(self, found: EngineWords, argument: Argument, place: Given) -> None:
+        """Keep an argument verbatim; the same flag twice with different values is a contradiction."""
+        assert argument.flag is not None
+        dest = argument.flag.dest
+        before = [a for a in found.arguments if a.flag and a.flag.dest == dest]
+        is_part = argument.flag.kind == "append" or "." in argument.word  # --config.key value: one part of a JSON
+        same = any((a.values, a.is_negated) == (argument.values, argument.is_negated) for a in before)
+        if before and not same and not is_part:
+            message = f"is given twice with different values: {_said(before[0])} and {_said(argument)}."
+            found.problems.append(place.problem(message, "E-CFG-DUPLICATE"))
+        elif not before or is_part:
+            found.arguments.append(argument)
+            found.givens[dest] = place
+
+    def _refused(self, flag: Flag, wrong: str | None, place: Given) -> Problem | None:
+        for spelling in flag.spellings:
+            if spelling in self.engine.reserved:
+                return place.problem(
+                    f"{spelling} is not for use here: {self.engine.reserved[spelling]}.", "E-CFG-RESERVED"
+                )
+        if wrong:
+            return place.problem(f"{self.engine.title}'s {flag.word} {wrong}.")
+        return None
+
+    def _as_setting(self, argument: Argument, place: Given) -> tuple[str, Given] | None:
+        assert argument.flag is not None
+        if "." in argument.word:
+            return None
+        if argument.flag.kind in {"toggle", "switch"}:
+            return self._value_as_setting(argument.flag, not argument.is_negated, place)
+        value = list(argument.values) if argument.flag.kind == "values" else argument.values[0]
+        return self._value_as_setting(argument.flag, value, place)
+
+    def _value_as_setting(self, flag: Flag, value: Any, place: Given) -> tuple[str, Given] | None:
+        """The unified argument that a flag with this value is, if it means just the same."""
+        word = self.engine.word_of(flag)
+        if word is None or not word.is_same:
+            return None
+        kind = kinds(ModelSettings)[word.setting]
+        if kind.word != "list" and isinstance(value, list):  # several served names: the engine's own business
+            value = value[0] if len(value) == 1 else None
+        raw = value if isinstance(value, bool | list) else str(value)
+        try:
+            read(kind, raw)
+        except WrongValueError:
+            return None  # the engine's flag takes more than the unified argument: --max-model-len auto
+        return (word.setting, replace(place, raw=raw)) if value is not None else None
+
+    def _unknown(self, word: str, place: Given, *, is_key: bool = False) -> Problem:
+        if not word.startswith("-"):
+            return place.problem(f'the word "{word}" belongs to no flag. {_stray(word)}', "E-USAGE")
+        message = f"{self.engine.version} has no flag {word}; {self._advice(word, is_key=is_key)}"
+        return place.problem(message, "E-CFG-UNKNOWN-FLAG")
+
+    def _advice(self, word: str, *, is_key: bool) -> str:
+        name = word.removeprefix("--").replace("-", "_")
+        if is_key and "." in name:
+            return f"what stands behind the dot is written as a mapping: {{{word[2:].partition('.')[0]}: {{…}}}}."
+        if is_key and f"--{name.replace('_', '-')}" in words():
+            return f"{name} is a setting of the model itself: write it beside engine_args."
+        meant = _closest(word, self.engine.catalogue.nearest(word), None if is_key else _nearest_own(word))
+        of_others = filter(None, (self._of_other(other, word, is_key) for other in self.others))
+        if (meant is None or slips(word, meant) > 1) and (advice := next(of_others, None)):
+            return advice
+        return (
+            f"did you mean {meant.removeprefix('--') if is_key else meant}?" if meant else "nothing is called like it."
+        )
+
+    def _of_other(self, other: Engine, word: str, is_key: bool) -> str | None:
+        """What to say to somebody who used the other engine's word."""
+        flag = other.catalogue.find(word)
+        if flag is None:
+            return None
+        if unified := other.word_of(flag):
+            setting = unified.setting if is_key else f"--{unified.setting.replace('_', '-')}"
+            where = " beside engine_args" if is_key else ""
+            return f"it is {other.title}'s word for what both engines understand as {setting}: use that{where}."
+        if equal := other.equivalents.get(flag.word):
+            return f"it is a flag of {other.version}; {self.engine.title} has {equal}."
+        return f"it is a flag of {other.version}." if word in flag.spellings else None
+
+
+def _nearest_own(word: str) -> str | None:
+    return nearest(word.replace("_", "-"), words())
+
+
+def _closest(word: str, *found: str | None) -> str | None:
+    return min((w for w in found if w), key=lambda w: slips(word, w), default=None)
+
+
+def _wrong(flag: Flag, value: Any) -> str | None:
+    try:
+        if value is not None:
+            flag.to_argv(value)
+    except WrongValueError as error:
+        return str(error)
+    return None
+
+
+def _said(argument: Argument) -> str:
+    return " ".join(argument.tokens)
+
+
+def _stray(word: str) -> str:
+    if word.lower() in {"true", "false"}:
+        return "A flag that is true or false takes no value: write --flag or --no-flag, or --flag=false."
+    return "A model is named with --model-path; a value that begins with a dash is written --flag=value."

@@ -1,0 +1,173 @@
+"""One model, resolved: its settings from every rank, its name, its path, and what does not go together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ichat.config.document import Scalar
+from ichat.config.engine import Engine
+from ichat.config.flags import WrongValueError
+from ichat.config.merge import Merged, Rank, merge
+from ichat.config.ranks import RankReader
+from ichat.config.schema import Model, ModelSettings
+from ichat.config.sources import Sources
+from ichat.config.values import Given, Layer, kinds, read
+from ichat.config.variables import FALL_BACKS
+from ichat.errors import Problem
+
+DEMO = "demo"
+#: A model of a few megabytes needs no compiler and no large cache.
+_DEMO_SETTINGS = {
+    "context_length": "1024",
+    "vllm_args": json.dumps({"enforce-eager": True, "kv-cache-memory-bytes": 256 * 1024**2}),
+}
+
+
+@dataclass
+class ModelResolver:
+    """Resolves the models of one configuration; what is wrong gathers in ``problems``."""
+
+    sources: Sources
+    engines: Mapping[str, Engine]
+    problems: list[Problem] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+    origins: dict[str, str] = field(default_factory=dict)
+
+    def resolve(self, key: Given | None, backend: str, ranks: Sequence[Rank], given_name: Given | None) -> Model | None:
+        """``key`` is the model's key in the file, None when the file has none; ``ranks`` stand lowest first."""
+        name = _text(key) if key else None
+        engine = self.engines.get(backend)
+        merged = merge(ranks, engine)
+        if self._is_demo(name, merged):
+            merged = merge([self._demo_rank(engine), *ranks], engine)
+        self.problems += merged.problems
+        values = {key: value for key, value in merged.values.items() if key in ModelSettings.model_fields}
+        path = self._path(key, values, merged)
+        named = self._name(key if given_name is None else given_name, values.get("model_path"))
+        if path is None or self.problems:
+            return None
+        values |= {"model_path": path, "backend": backend} | self._absolute(values)
+        self.origins |= {f"models.{named}.{key}": given.place for key, given in merged.givens.items()}
+        self._check(merged, values, named, engine)
+        return None if self.problems else Model(name=named, **values)
+
+    # ---- name and path ------------------------------------------------------------------------------------
+
+    def _is_demo(self, name: str | None, merged: Merged) -> bool:
+        """Nobody named a path: without a model of one's own it is the embedded one."""
+        path = merged.values.get("model_path")
+        return path == DEMO or (path is None and name in {None, DEMO} and self._fall_back() is None)
+
+    def _demo_rank(self, engine: Engine | None) -> Rank:
+        givens = {key: Given(text, "the demo model", Layer.DEFAULT) for key, text in _DEMO_SETTINGS.items()}
+        return RankReader(engine, self.engines).read(givens)
+
+    def _fall_back(self) -> Given | None:
+        found = [self.sources.variables[name] for name in FALL_BACKS if name in self.sources.variables]
+        return found[0] if found else None
+
+    def _path(self, key: Given | None, values: dict[str, Any], merged: Merged) -> str | None:
+        path, fall_back = values.get("model_path"), self._fall_back()
+        if path is None and fall_back is not None:
+            path = values["model_path"] = str(fall_back.raw)
+            merged.givens["model_path"] = fall_back
+        if path is not None and path != DEMO:
+            return self.sources.local_path(path) or path
+        if path is None and key is not None and _text(key) != DEMO:
+            message = "has no model_path. Name a local directory or a Hugging Face repository."
+            self.problems.append(key.problem(message, "E-CFG-MISSING"))
+            return None
+        if demo := self.sources.demo_path():
+            return demo
+        message = "is not part of this installation. Name a model: --model-path, ICHAT_MODEL_PATH or models: in YAML."
+        self.problems.append(Problem("E-CFG-MISSING", "the demo model", message))
+        return None
+
+    def _name(self, given: Given | None, path: str | None) -> str:
+        """As given, else after the path."""
+        if given is None:
+            return _name_of(path) if path and path != DEMO else DEMO
+        text = _text(given)
+        if path is None and "/" in text:
+            message = f'names the model; "{text}" looks like a path, and that is --model-path or ICHAT_MODEL_PATH.'
+            self.problems.append(given.problem(message))
+        try:
+            Model(name=text, model_path="x")
+        except ValueError:
+            expected = kinds(ModelSettings)["served_model_name"].expected
+            self.problems.append(given.problem(f'expected {expected}, found "{text}".'))
+        return text
+
+    def _absolute(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Local paths made absolute: a worker runs elsewhere."""
+        local = self.sources.local_path
+        keys = [key for key in ("tokenizer_path", "chat_template") if key in values]
+        found: dict[str, Any] = {key: local(values[key]) or values[key] for key in keys}
+        if "lora_paths" in values:
+            parts = [text.partition("=") for text in values["lora_paths"]]
+            found["lora_paths"] = tuple(f"{name}={local(path) or path}" if path else name for name, _, path in parts)
+        return found
+
+    # ---- what does not go together ------------------------------------------------------------------------
+
+    def _check(self, merged: Merged, values: dict[str, Any], name: str, engine: Engine | None) -> None:
+        def refuse(key: str, message: str) -> None:
+            given = merged.givens.get(key, Given("", f"models.{name}", Layer.FILE))
+            self.problems.append(given.problem(message, "E-CFG-CONFLICT"))
+
+        if values.get("lora_paths") and values.get("enable_lora") is False:
+            refuse("enable_lora", "is false, but lora_paths names adapters. Remove one of them.")
+        if any("=" not in text for text in values.get("lora_paths", ())):
+            refuse("lora_paths", "each adapter is written name=path.")
+        if (rank := values.get("node_rank", 0)) >= values.get("nnodes", 1):
+            refuse("node_rank", f"is {rank}, but nnodes is {values.get('nnodes', 1)}: ranks count from 0.")
+        if "dist_init_addr" in values and not values["dist_init_addr"].rpartition(":")[2].isdigit():
+            refuse("dist_init_addr", f'expected host:port, found "{values["dist_init_addr"]}".')
+        served = values.get("served_model_name", name)
+        if engine and engine.name == "sglang" and ":" in served:
+            message = f'"{served}" has a colon, which marks an adapter for SGLang. Choose another served_model_name.'
+            refuse("served_model_name", message)
+        if engine:
+            self._check_choices(engine, merged, values)
+
+    def _check_choices(self, engine: Engine, merged: Merged, values: dict[str, Any]) -> None:
+        """What the engine's parser would refuse, as far as its table of flags tells."""
+        for word in engine.words:
+            value, given = values.get(word.setting), merged.givens.get(word.setting)
+            if value is None or given is None:
+                continue
+            converted = word.convert(value) if word.convert else value
+            try:
+                if converted is not None:
+                    engine.flag_of(word.setting).to_argv(list(converted) if isinstance(converted, tuple) else converted)
+            except WrongValueError as error:
+                self.problems.append(given.problem(f"{engine.title}: {error}."))
+
+
+def _text(given: Given) -> str:
+    return given.raw.text if isinstance(given.raw, Scalar) else str(given.raw)
+
+
+def _name_of(path: str) -> str:
+    """A hub repository is its own name; a directory gives its last part."""
+    if not path.startswith(("/", ".", "~")):
+        return path
+    last = path.rstrip("/").rpartition("/")[2]
+    name = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in last).lstrip("._-")
+    return name or "model"
+
+
+def choose_backend(said: str | None, layers: Sequence[Mapping[str, Given]]) -> str:
+    """The backend, before anything can be read in its words; a wrong one is reported where values are checked."""
+    if said is not None:
+        return said
+    for layer in reversed(layers):
+        if "backend" in layer:
+            try:
+                return str(read(kinds(ModelSettings)["backend"], layer["backend"].raw))
+            except WrongValueError:
+                return ""
+    return str(Model.model_fields["backend"].default)

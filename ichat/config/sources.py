@@ -1,0 +1,185 @@
+"""The only reader of the environment and of files: everything that the configuration comes from, as it was given."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ichat.config.document import SIZE_LIMIT_BYTES, Document, parse
+from ichat.config.values import Given, Layer
+from ichat.errors import ExitCode, Problem
+
+#: The configuration of the image; read when nobody names another.
+DEFAULT_FILE = Path("/etc/ichat/configs.yaml")
+#: Variables whose value may also stand in a file, named by the variable with _FILE at its end.
+SECRETS = ("ICHAT_API_KEY", "ICHAT_SERVER__API_KEY", "HF_TOKEN")
+SECRET_LIMIT_BYTES = 64 * 1024
+#: Outside names that are read beside those that begin with ICHAT_.
+FOREIGN = ("HF_TOKEN", "MODEL_ID", "HF_MODEL_ID")
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What was given, and what could not be read. Nothing is interpreted yet; ``resolve`` does that."""
+
+    arguments: tuple[str, ...]  # the command line after the command, without --config
+    variables: Mapping[str, Given]  # ICHAT_… and foreign names; a secret from a file stands under its plain name
+    document: Document | None
+    problems: tuple[Problem, ...]
+    environ: Mapping[str, str]
+
+    @classmethod
+    def read(cls, argv: Sequence[str], environ: Mapping[str, str] | None = None) -> Sources:
+        """Read everything once. Never raises for what it finds: ``problems`` says what is wrong.
+
+        ``argv`` is the command line after the command (``serve``); ``environ`` is the process's own unless given.
+        """
+        environ = dict(os.environ if environ is None else environ)
+        problems: list[Problem] = []
+        arguments, path, place = _take_config(argv, environ, problems)
+        variables = _read_variables(environ, problems)
+        document = _read_document(path, place, problems)
+        return cls(tuple(arguments), variables, document, tuple(problems), environ)
+
+    @property
+    def config_path(self) -> str | None:
+        """The configuration file that was read."""
+        return self.document.name if self.document else None
+
+    @property
+    def is_debug(self) -> bool:
+        """ICHAT_DEBUG: tracebacks with the error line."""
+        return self.environ.get("ICHAT_DEBUG", "") not in {"", "0", "false"}
+
+    @property
+    def hf_token(self) -> str | None:
+        """The token for the hub, from HF_TOKEN or HF_TOKEN_FILE."""
+        given = self.variables.get("HF_TOKEN")
+        return given.raw if given and isinstance(given.raw, str) else None
+
+    def worker_environment(self) -> dict[str, str]:
+        """The environment that a worker inherits: the launcher's, without ichat's own variables and secrets."""
+        kept = {k: v for k, v in self.environ.items() if not k.startswith("ICHAT_") and k != "HF_TOKEN_FILE"}
+        return kept | ({"HF_TOKEN": self.hf_token} if self.hf_token else {})
+
+    def local_path(self, text: str) -> str | None:
+        """The absolute path that a text names, or None when it is no local path.
+
+        What begins with ``/``, ``.`` or ``~``, or exists here, is local; anything else names a hub repository.
+        """
+        path = Path(text)
+        if text.startswith("~"):
+            home = self.environ.get("HOME", "/")
+            path = Path(home + text[1:]) if text == "~" or text.startswith("~/") else path
+        is_local = text.startswith(("/", ".", "~")) or os.path.lexists(path)
+        return str(Path(os.path.abspath(path))) if is_local else None  # noqa: PTH100  resolve() would follow links
+
+    def demo_path(self) -> str | None:
+        """Where the embedded model lies: beside the package in a checkout, beside the environments in the image."""
+        places = (Path(__file__).parents[2], Path(sys.prefix).parent)
+        found = (root / "models" / "demo" for root in places)
+        return next((str(path) for path in found if (path / "config.json").is_file()), None)
+
+
+def _take_config(
+    argv: Sequence[str], environ: Mapping[str, str], problems: list[Problem]
+) -> tuple[list[str], str | None, str]:
+    """The command line without ``--config``, the file it or the environment names, and who named it."""
+    rest: list[str] = []
+    paths: list[str] = []
+    words = iter(argv)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name != "--config":
+            rest.append(word)
+        elif value := value if equals else next(words, ""):
+            paths.append(value)
+        else:
+            problems.append(Problem("E-USAGE", "--config:", "needs the path of a YAML file.", ExitCode.USAGE))
+    if len(set(paths)) > 1:
+        message = f"given twice: {paths[0]} and {paths[-1]}. Give one of them."
+        problems.append(Problem("E-USAGE", "--config:", message, ExitCode.USAGE))
+    if paths:
+        return rest, paths[0], "--config"
+    if named := environ.get("ICHAT_CONFIG"):
+        return rest, named, "ICHAT_CONFIG"
+    return rest, str(DEFAULT_FILE) if DEFAULT_FILE.exists() else None, str(DEFAULT_FILE)
+
+
+def _read_document(path: str | None, place: str, problems: list[Problem]) -> Document | None:
+    if path is None:
+        return None
+    try:
+        with Path(path).open("rb") as file:
+            content = file.read(SIZE_LIMIT_BYTES + 1)
+    except OSError as error:
+        code = ExitCode.PERMISSION if isinstance(error, PermissionError) else ExitCode.NO_INPUT
+        message = f"{_what(error)}. Mount or name a YAML file, or leave {place} out."
+        problems.append(Problem("E-CFG-FILE", f"{path}:", message, code))
+        return None
+    return parse(path, content)
+
+
+def _read_variables(environ: Mapping[str, str], problems: list[Problem]) -> dict[str, Given]:
+    """ichat's variables by name. One that is empty counts as not set, except that a secret must not be empty."""
+    found: dict[str, Given] = {}
+    for name, text in sorted(environ.items()):
+        is_ours = name.startswith("ICHAT_") or name in FOREIGN
+        is_file = name.removesuffix("_FILE") in SECRETS and name.endswith("_FILE")
+        if is_ours and not is_file and (text or name in SECRETS):
+            found[name] = Given(text, name, Layer.ENVIRONMENT)
+    for name in SECRETS:
+        _read_secret(name, environ, found, problems)
+    return found
+
+
+def _read_secret(name: str, environ: Mapping[str, str], found: dict[str, Given], problems: list[Problem]) -> None:
+    path = environ.get(f"{name}_FILE")
+    if path and environ.get(name):
+        message = f"is set, and {name}_FILE too. Set one of them."
+        problems.append(Problem("E-CFG-CONFLICT", f"{name}:", message))
+    elif path:
+        text = _read_secret_file(f"{name}_FILE", path, problems)
+        if text is not None:
+            found[name] = Given(text, f"{name}_FILE", Layer.ENVIRONMENT)
+    elif name in found and not found[name].raw:
+        del found[name]
+        if name.startswith("ICHAT_"):  # an empty HF_TOKEN is common, and harmless
+            message = "is empty, which would leave the port open to everybody. Unset it, or give it a value."
+            problems.append(Problem("E-CFG-VALUE", f"{name}:", message))
+
+
+def _read_secret_file(name: str, path: str, problems: list[Problem]) -> str | None:
+    """The text of a secret's file without one newline at its end. Its content never appears in a problem."""
+    try:
+        if stat.S_ISDIR(os.stat(path).st_mode):  # noqa: PTH116  one call, one error
+            raise IsADirectoryError(21, "is a directory")
+        with Path(path).open("rb") as file:
+            content = file.read(SECRET_LIMIT_BYTES + 1)
+        text = content.decode().removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError:
+        problems.append(Problem("E-CFG-SECRET", f"{name}:", f"{path}: is not UTF-8 text."))
+        return None
+    except OSError as error:
+        message = f"{path}: {_what(error)}. Mount the file, or unset {name}."
+        problems.append(Problem("E-CFG-SECRET", f"{name}:", message))
+        return None
+    wrong = "is empty" if not text else "is too long" if len(content) > SECRET_LIMIT_BYTES else None
+    wrong = "has more than one line" if "\n" in text else wrong
+    if wrong:
+        problems.append(Problem("E-CFG-SECRET", f"{name}:", f"{path}: {wrong}; it must hold the secret and no more."))
+    return None if wrong else text
+
+
+def _what(error: OSError) -> str:
+    words = {
+        FileNotFoundError: "no such file",
+        PermissionError: "may not be read",
+        IsADirectoryError: "is a directory, not a file",
+        NotADirectoryError: "no such file",
+    }
+    return words.get(type(error), f"cannot be read ({error.strerror})")

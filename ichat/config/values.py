@@ -1,0 +1,295 @@
+"""From what was written to a typed value: one word for each kind of setting, one sentence when it does not fit."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from functools import cache
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
+
+from ichat.config.document import Mapping, Node, Scalar, Sequence
+from ichat.config.flags import WrongValueError
+from ichat.errors import ExitCode, Problem
+
+HIDDEN_CHOICES = {"fake"}  # for tests only, not to be recommended
+
+
+class Layer(IntEnum):
+    """Who spoke; the highest is heard."""
+
+    DEFAULT = 0
+    FILE = 1
+    ENVIRONMENT = 2
+    COMMAND_LINE = 3
+
+
+@dataclass(frozen=True)
+class Given:
+    """A value that somebody gave: what, and where. ``raw`` is a YAML node, or text from elsewhere."""
+
+    raw: Node | str | list[str] | bool
+    place: str
+    layer: Layer
+    subject: str = ""  # the setting's path where the place is a line of a file
+
+    def inner(self, key: str, node: Node | None = None) -> Given:
+        """A part of this value: an entry of a mapping or a list."""
+        if node is None:
+            return replace(self, subject=f"{self.subject}.{key}" if self.subject else key)
+        place = f"{self.place.rsplit(':', 2)[0]}:{node.line}:{node.column}"
+        return Given(node, place, self.layer, f"{self.subject}.{key}")
+
+    def problem(self, message: str, code: str = "E-CFG-VALUE") -> Problem:
+        is_usage = self.layer is Layer.COMMAND_LINE
+        exit_code = ExitCode.USAGE if is_usage else ExitCode.CONFIG
+        subject = f"{self.subject}: " if self.subject else ""
+        return Problem(code, self.place if self.layer is Layer.FILE else f"{self.place}:", subject + message, exit_code)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a setting holds. ``tokens`` is a whole number that may end in k; ``texts`` a mapping to texts."""
+
+    word: Literal["int", "tokens", "float", "bool", "text", "list", "mapping", "texts"]
+    is_optional: bool
+    is_secret: bool
+    expected: str  # "a whole number from 0 to 65535"
+
+
+@cache
+def kinds(section: type[BaseModel]) -> dict[str, Kind]:
+    """The kind of every setting of a section (sections within it left out)."""
+    fields = section.model_fields.items()
+    return {name: _kind(name, info) for name, info in fields if not is_section(info)}
+
+
+def is_section(info: FieldInfo) -> bool:
+    return isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel)
+
+
+def read_section(section: type[BaseModel], givens: dict[str, Given]) -> tuple[dict[str, Any], list[Problem]]:
+    """The typed, checked values of a section, and a problem for each that does not fit. Null values are left out."""
+    values: dict[str, Any] = {}
+    problems: list[Problem] = []
+    for name, given in givens.items():
+        try:
+            value = read(kinds(section)[name], given.raw)
+        except WrongValueError as error:
+            problems.append(given.problem(str(error)))
+            continue
+        if value is not None:
+            values[name] = value
+    wrong = _out_of_bounds(section, values)
+    for name in wrong:
+        problems.append(givens[name].problem(str(_unfit(kinds(section)[name], _literal(givens[name].raw)))))
+    return {name: value for name, value in values.items() if name not in wrong}, problems
+
+
+def _out_of_bounds(section: type[BaseModel], values: dict[str, Any]) -> list[str]:
+    """Which values are of the right kind but not allowed."""
+    try:
+        section.model_validate(values)
+    except ValidationError as error:
+        found = {str(e["loc"][0]) for e in error.errors(include_url=False, include_context=False) if e["loc"]}
+        return [name for name in values if name in found]
+    return []
+
+
+def read(kind: Kind, raw: Node | str | list[str] | bool) -> Any:
+    """A value of the right kind (bounds are not looked at); WrongValueError says what was expected and found."""
+    if isinstance(raw, Scalar | Sequence | Mapping):
+        return _from_node(kind, raw)
+    return _from_words(kind, raw)
+
+
+def _unfit(kind: Kind, found: str) -> WrongValueError:
+    return WrongValueError(f"expected {kind.expected}{'' if kind.is_secret else f', found {found}'}.")
+
+
+def _literal(raw: Any) -> str:
+    if isinstance(raw, Scalar | Sequence | Mapping):
+        return raw.literal
+    return json.dumps(raw, ensure_ascii=False) if raw != "" else "nothing"
+
+
+def _from_words(kind: Kind, raw: str | list[str] | bool) -> Any:
+    """From the environment or the command line, where everything is text."""
+    if isinstance(raw, bool) or (kind.word == "list" and isinstance(raw, list)):
+        return raw
+    text = raw if isinstance(raw, str) else " ".join(raw)
+    readers: dict[str, Any] = {"int": _int, "float": _float, "bool": _bool, "list": _list, "tokens": _tokens}
+    readers |= {"mapping": _mapping, "texts": _mapping}
+    value = readers[kind.word](text) if kind.word in readers else (text or None)
+    if value is None:
+        raise _unfit(kind, _literal(text))
+    return value
+
+
+def _int(text: str) -> int | None:
+    return int(text) if re.fullmatch(r"[-+]?[0-9]+", text) else None
+
+
+def _float(text: str) -> float | None:
+    return float(text) if re.fullmatch(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)", text) else None
+
+
+def _bool(text: str) -> bool | None:
+    return {"true": True, "1": True, "false": False, "0": False}.get(text.lower())
+
+
+def _tokens(text: str) -> int | None:
+    """A number of tokens; both engines read 8k as 8000, and 8192 is 8K to vLLM, 8Ki to SGLang."""
+    match = re.fullmatch(r"([0-9]+)(k|K|Ki)?", text)
+    return int(match[1]) * {None: 1, "k": 1000}.get(match[2], 1024) if match else None
+
+
+def _list(text: str) -> list[Any] | None:
+    """A JSON list, or words as a shell would cut them."""
+    if text.lstrip().startswith("["):
+        entries: list[Any] | None = _json(text, list)
+        return entries
+    import shlex
+
+    try:
+        return shlex.split(text)
+    except ValueError:
+        return None
+
+
+def _mapping(text: str) -> dict[str, Any] | None:
+    found: dict[str, Any] | None = _json(text, dict)
+    return found
+
+
+def _json(text: str, kind: type[Any]) -> Any:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return None
+    return value if isinstance(value, kind) else None
+
+
+def _from_node(kind: Kind, node: Node) -> Any:
+    if isinstance(node, Scalar):
+        return _from_scalar(kind, node)
+    wanted: Any = {"list": Sequence, "mapping": Mapping, "texts": Mapping}.get(kind.word, ())
+    if not isinstance(node, wanted):
+        raise _unfit(kind, node.literal)
+    return _texts(node) if kind.word == "texts" else plain(node)
+
+
+def _texts(node: Mapping) -> dict[str, str]:
+    """A mapping to texts; a plain number is the text it was written as."""
+    texts = {}
+    for key, value in node.items:
+        if not isinstance(value, Scalar) or value.is_trap or value.value is None or isinstance(value.value, bool):
+            raise WrongValueError(f"{key.text}: expected text, found {value.literal}; put it in quotes.")
+        texts[key.text] = value.text
+    return texts
+
+
+def _from_scalar(kind: Kind, node: Scalar) -> Any:
+    if node.is_null and kind.is_optional:
+        return None
+    value = None if node.is_trap else node.value
+    if kind.word == "tokens" and isinstance(value, str) and not node.is_quoted:
+        value = _tokens(value)
+    wanted: Any = {"int": int, "tokens": int, "float": (int, float), "bool": bool, "text": str}.get(kind.word, ())
+    is_bool_for_number = isinstance(value, bool) and kind.word != "bool"
+    if value is None or not isinstance(value, wanted) or is_bool_for_number or value == "":
+        raise WrongValueError(f"{str(_unfit(kind, node.literal)).removesuffix('.')}{_advice(kind, node)}.")
+    return value
+
+
+def _advice(kind: Kind, node: Scalar) -> str:
+    if kind.is_secret or not node.text:
+        return ""
+    if kind.word == "text" and not node.is_quoted:
+        return "; put it in quotes if that is the text"
+    if kind.word == "bool" and node.is_trap:
+        return "; write true or false"
+    return "; remove the quotes" if node.is_quoted and not Scalar(node.text, False, 0, 0).is_trap else ""
+
+
+def plain(node: Node) -> Any:
+    """A free-form part of a file as Python has it; a word that YAML readers disagree on is refused."""
+    if isinstance(node, Mapping):
+        return {key.text: plain(value) for key, value in node.items}
+    if isinstance(node, Sequence):
+        return [plain(entry) for entry in node.entries]
+    if node.is_trap:
+        raise WrongValueError(
+            f"{node.literal} means different things to different YAML readers. Write true, false, null or a plain "
+            "number, or put it in quotes."
+        )
+    return node.value
+
+
+def _kind(name: str, info: FieldInfo) -> Kind:
+    options, bounds = _unfold(info.annotation)
+    bounds += info.metadata
+    is_optional = NoneType in options
+    base = next(option for option in options if option is not NoneType)
+    word: Any = "text"
+    if get_origin(base) is not Literal and base is not SecretStr:
+        words = {int: "int", float: "float", bool: "bool", str: "text", tuple: "list", dict: "mapping"}
+        word = "texts" if base == dict[str, str] else words[get_origin(base) or base]
+    word = "tokens" if name == "context_length" else word
+    return Kind(word, is_optional, base is SecretStr, _expected(name, word, base, bounds))
+
+
+def _unfold(annotation: Any) -> tuple[list[Any], list[Any]]:
+    """The alternatives of an annotation, without wrappers, and all bounds found on the way."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        inner, *metadata = get_args(annotation)
+        options, bounds = _unfold(inner)
+        return options, [*bounds, *metadata]
+    if origin in {Union, UnionType}:
+        parts = [_unfold(option) for option in get_args(annotation)]
+        return [o for options, _ in parts for o in options], [b for _, bounds in parts for b in bounds]
+    return [annotation], []
+
+
+def _expected(name: str, word: str, base: Any, bounds: list[Any]) -> str:
+    if get_origin(base) is Literal:
+        *first, last = [choice for choice in get_args(base) if choice not in HIDDEN_CHOICES]
+        return f"{', '.join(first)} or {last}"
+    nouns = {
+        "int": "a whole number",
+        "tokens": "a whole number",
+        "float": "a number of seconds" if name.endswith("_s") else "a number",
+        "bool": "true or false",
+        "list": "a list",
+        "mapping": "a mapping",
+        "texts": "a mapping of names to texts",
+        "text": "text",
+    }
+    if any(getattr(b, "pattern", None) for b in _flat(bounds)):
+        return "a name (letters, digits and . _ / : -, beginning with a letter or digit)"
+    return nouns[word] + _range(_flat(bounds))
+
+
+def _flat(bounds: list[Any]) -> list[Any]:
+    return [inner for b in bounds for inner in (b.metadata if isinstance(b, FieldInfo) else [b])]
+
+
+def _range(bounds: list[Any]) -> str:
+    found = {
+        key: getattr(b, key) for b in bounds for key in ("ge", "gt", "le", "lt") if getattr(b, key, None) is not None
+    }
+    if "ge" in found and "le" in found:
+        return f" from {found['ge']} to {found['le']}"
+    if "gt" in found and "le" in found:
+        return f" above {found['gt']}, at most {found['le']}"
+    if "ge" in found:
+        return f" of at least {found['ge']}"
+    if "gt" in found:
+        return f" above {found['gt']}"
+    return ""
