@@ -138,7 +138,8 @@ class EngineProcesses:
         trackers_end = time.monotonic() + _TRACKER_S
         while time.monotonic() < end:
             self.scan()
-            living = [process for process in self._known.values() if not process.is_gone]
+            # Our own tracker, if there is one, leaves when we do.
+            living = [p for p in self._known.values() if not p.is_gone and not (p.is_ours and _TRACKER in p.title)]
             others = [process for process in living if _TRACKER not in process.title]
             if not living:
                 break

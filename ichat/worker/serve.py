@@ -69,7 +69,7 @@ async def _serve(control: socket.socket) -> ExitCode:
     _own_signals(backend, channel)
     helpers = [
         asyncio.create_task(_announce(backend, report), name="announce"),
-        asyncio.create_task(_answer_pings(channel), name="pings"),
+        asyncio.create_task(_obey(channel, backend), name="control"),
     ]
     try:
         return await _run(backend, channel)
@@ -112,10 +112,11 @@ async def _announce(backend: BaseBackend, report: _Report) -> None:
     report.ready()
 
 
-async def _answer_pings(channel: Channel) -> None:
+async def _obey(channel: Channel, backend: BaseBackend) -> None:
     async for message in channel:
         if isinstance(message, messages.Ping):
             channel.send(messages.Pong(message.number))
+    backend.request_stop()  # the launcher has gone: nobody will send us anything any more
 
 
 async def _run(backend: BaseBackend, channel: Channel) -> ExitCode:

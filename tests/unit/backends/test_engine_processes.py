@@ -1,0 +1,164 @@
+"""Real processes, watched and killed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ichat.backends import start_method
+from ichat.backends.engine_processes import EngineProcesses
+
+
+@pytest.fixture
+def deaths() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def processes(deaths: list[str]) -> EngineProcesses:
+    return EngineProcesses(re.compile("^VITAL"), deaths.append)
+
+
+@pytest.fixture
+def start() -> Iterator[object]:
+    """Starts processes that sleep under a title."""
+    children: list[subprocess.Popen[bytes]] = []
+
+    def start(title: str) -> subprocess.Popen[bytes]:
+        children.append(subprocess.Popen([title, "1000"], executable="/bin/sleep"))
+        return children[-1]
+
+    yield start
+    for child in children:
+        child.kill()
+        child.wait()
+
+
+async def until(condition: object, limit_s: float = 2) -> None:
+    async with asyncio.timeout(limit_s):
+        while not condition():  # type: ignore[operator]
+            await asyncio.sleep(0.005)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
+async def test_a_death_is_told_at_once_and_in_words(processes, deaths, start, number) -> None:
+    child = start("VITAL::one")
+    processes.scan()
+    child.send_signal(number)
+    await until(lambda: deaths)
+    assert re.fullmatch(rf"VITAL::one 1000 \(pid {child.pid}, 0.0 GiB\) was killed by {number.name}", deaths[0])
+    assert child.wait() == -number, "its status is still there for whoever waits for it"
+
+
+async def test_an_exit_with_code_0_is_a_death_too(processes, deaths) -> None:
+    child = subprocess.Popen(["VITAL::short", "0.05"], executable="/bin/sleep")
+    processes.scan()
+    await until(lambda: deaths)
+    assert "exited with code 0" in deaths[0]
+    child.wait()
+
+
+async def test_others_may_come_and_go(processes, deaths, start) -> None:
+    child = start("compiler")
+    processes.scan()
+    child.kill()
+    await asyncio.sleep(0.1)
+    processes.scan()
+    assert deaths == []
+    assert processes.vital == []
+    child.wait()
+
+
+async def test_a_stopped_process_is_seen(processes, start) -> None:
+    child = start("VITAL::one")
+    start("VITAL::two")
+    processes.scan()
+    assert processes.stopped() == ()
+    child.send_signal(signal.SIGSTOP)
+    await until(processes.stopped)
+    assert len(processes.stopped()) == 1
+
+
+async def test_a_stopped_process_is_killed_too(processes, deaths, start) -> None:
+    children = [start("VITAL::one"), start("other")]
+    children[0].send_signal(signal.SIGSTOP)
+    processes.scan()
+    assert await processes.kill_all() == 2
+    assert deaths == [], "what we kill ourselves is no news"
+
+
+def orphan(*argv: str) -> int:
+    """The pid of a process that runs ``argv`` and whose parent has ended: it has come to us."""
+    start_method.adopt_orphans()
+    code = f"import subprocess as s; print(s.Popen({list(argv)!r}, stdout=s.DEVNULL, stderr=s.DEVNULL).pid)"
+    return int(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
+
+
+async def test_an_orphan_is_found_killed_and_reaped(processes) -> None:
+    pid = orphan("/bin/sleep", "1000")
+    processes.scan()
+    await processes.kill_all()
+    assert not Path(f"/proc/{pid}").exists(), "not even a zombie is left"
+
+
+async def test_the_resource_tracker_of_an_engine_may_finish_its_work(processes, tmp_path) -> None:
+    code = f"'resource_tracker'; import time; time.sleep(0.5); open({str(tmp_path / 'done')!r}, 'w')"
+    started = asyncio.create_task(asyncio.to_thread(orphan, sys.executable, "-c", code))
+    while not started.done():
+        processes.scan()
+        await asyncio.sleep(0.005)
+    await processes.kill_all()
+    assert (tmp_path / "done").exists()
+
+
+async def test_shared_memory_is_named_while_it_exists(processes) -> None:
+    from multiprocessing import shared_memory
+
+    shm = shared_memory.SharedMemory(create=True, size=64)
+    path = f"/dev/shm/{shm.name}"
+    assert path in processes.shared_memory()
+    shm.close()
+    shm.unlink()
+    assert path not in processes.shared_memory()
+
+
+async def test_cpu_time_counts_vital_processes_only(processes, start) -> None:
+    busy = subprocess.Popen(["VITAL::busy", "-c", "while True: pass"], executable=sys.executable)
+    idle = subprocess.Popen(["other", "-c", "while True: pass"], executable=sys.executable)
+    try:
+        processes.scan()
+        before_s = processes.cpu_s()
+        await asyncio.sleep(0.5)
+        grown_s = processes.cpu_s() - before_s
+        assert 0 < grown_s < 0.8
+    finally:
+        for child in (busy, idle):
+            child.kill()
+            child.wait()
+
+
+def test_a_child_dies_with_its_parent() -> None:
+    start_method.adopt_orphans()
+    code = (
+        "import os, subprocess, sys, time\n"
+        "from ichat.backends import start_method\n"
+        "start_method.guard_forks()\n"
+        "pid = os.fork()\n"
+        "if pid == 0: time.sleep(1000)\n"
+        "print(pid, flush=True); time.sleep(1000)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    child = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(child).wait(2)  # raises TimeoutExpired when it lives on

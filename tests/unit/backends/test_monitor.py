@@ -1,0 +1,166 @@
+"""The judgement on an engine that does not answer, and the monitor that acts on it (in virtual time)."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from ichat.backends.monitor import Judgement, Monitor, Signs, judge, scan_while
+from ichat.config.schema import Timeouts
+from ichat.errors import EngineError
+
+TIMEOUTS = Timeouts()
+
+
+@pytest.mark.parametrize(
+    ("signs", "judgement"),
+    [
+        (Signs(2.5, in_flight=0, is_computing=False), Judgement.WAIT),
+        (Signs(3, in_flight=0, is_computing=False), Judgement.SUSPECT),
+        (Signs(3, in_flight=0, is_computing=True), Judgement.SUSPECT),
+        (Signs(10, in_flight=0, is_computing=True), Judgement.HANGS),
+        (Signs(3, in_flight=1, is_computing=True), Judgement.WAIT),
+        (Signs(120, in_flight=1, is_computing=True), Judgement.WAIT),
+        (Signs(900, in_flight=1, is_computing=True), Judgement.HANGS),
+        (Signs(3, in_flight=1, is_computing=False, stopped=("VLLM::Worker",)), Judgement.SUSPECT),
+        (Signs(10, in_flight=1, is_computing=True, stopped=("VLLM::Worker",)), Judgement.HANGS),
+        (Signs(9.5, in_flight=1, is_computing=False), Judgement.WAIT),
+        (Signs(10, in_flight=1, is_computing=False), Judgement.HANGS),
+    ],
+)
+def test_an_idle_engine_hangs_sooner_than_one_that_computes(signs: Signs, judgement: Judgement) -> None:
+    assert judge(signs, TIMEOUTS) is judgement
+
+
+class Patient:
+    """An engine that answers a probe after ``answers_in_s``, and shows the signs it is told to."""
+
+    def __init__(self, answers_in_s: float, *, cores: float = 0.0, requests: int = 0) -> None:
+        self.answers_in_s, self.cores, self.requests = answers_in_s, cores, requests
+        self.probes = self.looks = 0
+        self.tokens = 0.0
+
+    async def probe(self) -> None:
+        self.probes += 1
+        await asyncio.sleep(self.answers_in_s)
+
+    def in_flight(self) -> int:
+        return self.requests
+
+    def progress(self) -> float:
+        return self.tokens
+
+    def stopped_processes(self) -> tuple[str, ...]:
+        return ()
+
+    def cpu_s(self) -> float:
+        return asyncio.get_running_loop().time() * self.cores
+
+    def look_around(self) -> None:
+        self.looks += 1
+
+
+class News:
+    def __init__(self) -> None:
+        self.heard: list[tuple[float, str]] = []
+
+    def _note(self, what: str) -> None:
+        self.heard.append((asyncio.get_running_loop().time(), what))
+
+    def phase(self, phase: str) -> None:
+        self._note(phase)
+
+    def suspect(self, words: str) -> None:
+        self._note("suspect")
+
+    def recovered(self) -> None:
+        self._note("recovered")
+
+    def residue(self, shm: list[str]) -> None:
+        self._note("residue")
+
+
+@pytest.mark.looptime
+async def test_an_idle_engine_is_suspected_after_three_seconds_and_lost_after_ten(looptime: object) -> None:
+    news = News()
+    with pytest.raises(EngineError, match="not answered a probe for 10 s") as caught:
+        await Monitor(Patient(answers_in_s=3600), TIMEOUTS, news).run()
+    assert caught.value.code == "E-ENG-HUNG"
+    assert looptime == 10
+    assert news.heard == [(3, "suspect")]
+
+
+@pytest.mark.looptime
+async def test_a_late_answer_clears_the_suspicion(looptime: object) -> None:
+    news, patient = News(), Patient(answers_in_s=6)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(Monitor(patient, TIMEOUTS, news).run(), 7)
+    assert [what for _, what in news.heard] == ["suspect", "recovered"]
+
+
+@pytest.mark.looptime
+async def test_a_legal_prefill_of_two_minutes_is_no_hang(looptime: object) -> None:
+    news, patient = News(), Patient(answers_in_s=120, cores=1.0, requests=1)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(Monitor(patient, TIMEOUTS, news).run(), 124)
+    assert news.heard == []
+    assert patient.probes == 1
+
+
+@pytest.mark.looptime
+async def test_a_computation_without_end_is_a_hang(looptime: object) -> None:
+    with pytest.raises(EngineError):
+        await Monitor(Patient(answers_in_s=1e9, cores=1.0, requests=1), TIMEOUTS, News()).run()
+    assert looptime == 900
+
+
+@pytest.mark.looptime
+async def test_a_token_is_an_answer(looptime: object) -> None:
+    patient = Patient(answers_in_s=1e9, requests=1)
+
+    async def generate() -> None:
+        while True:
+            await asyncio.sleep(8)
+            patient.tokens += 1
+
+    tokens = asyncio.create_task(generate())
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(Monitor(patient, TIMEOUTS, News()).run(), 100)
+    tokens.cancel()
+    assert patient.probes > 5
+
+
+@pytest.mark.looptime
+async def test_probes_come_every_five_seconds_one_at_a_time(looptime: object) -> None:
+    patient = Patient(answers_in_s=0.25)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(Monitor(patient, TIMEOUTS, News()).run(), 21)
+    assert patient.probes == patient.looks == 4
+
+
+@pytest.mark.looptime
+async def test_a_probe_that_fails_is_the_engines_failure(looptime: object) -> None:
+    class Broken(Patient):
+        async def probe(self) -> None:
+            raise ConnectionResetError("gone")
+
+    with pytest.raises(EngineError, match="ConnectionResetError: gone"):
+        await Monitor(Broken(0), TIMEOUTS, News()).run()
+
+
+@pytest.mark.looptime
+async def test_a_start_is_looked_at_while_it_lasts(looptime: object) -> None:
+    looks: list[float] = []
+    await scan_while(asyncio.sleep(2.2), lambda: looks.append(asyncio.get_running_loop().time()), every_s=0.5)
+    assert len(looks) == 5
+
+
+@pytest.mark.looptime
+async def test_a_start_that_fails_raises_what_it_raised(looptime: object) -> None:
+    async def start() -> None:
+        await asyncio.sleep(1)
+        raise EngineError("no")
+
+    with pytest.raises(EngineError, match="no"):
+        await scan_while(start(), lambda: None)
