@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from ichat.config.engine import Engine
 from ichat.config.flags import Argument, Catalogue
 from ichat.config.names import Path, kind_word, own_flags, words
+from ichat.config.secrets import mask
 from ichat.config.values import Given, Layer
 from ichat.errors import Problem
 
@@ -79,4 +80,4 @@ def _raw(argument: Argument, path: Path) -> str | list[str] | bool:
 
 
 def _text(given: Given) -> str:
-    return "true" if given.raw is True else "false" if given.raw is False else f'"{given.raw}"'
+    return "true" if given.raw is True else "false" if given.raw is False else f'"{mask(given.place, given.raw)}"'

@@ -11,6 +11,7 @@ from ichat.config.flags import Argument, Flag, WrongValueError
 from ichat.config.names import words
 from ichat.config.nearest import nearest, slips
 from ichat.config.schema import ModelSettings
+from ichat.config.secrets import masked_argv
 from ichat.config.values import Given, kinds, read
 from ichat.errors import Problem
 
@@ -182,7 +183,7 @@ def _wrong(flag: Flag, value: Any) -> str | None:
 
 
 def _said(argument: Argument) -> str:
-    return " ".join(argument.tokens)
+    return " ".join(masked_argv(argument.tokens))
 
 
 def _stray(word: str) -> str:

@@ -21,7 +21,7 @@ class Rank:
 
     givens: dict[str, Given]
     words: EngineWords = field(default_factory=EngineWords)
-    args_of_others: dict[str, dict[str, Any]] = field(default_factory=dict)  # vllm_args of a model on SGLang
+    of_others: dict[str, tuple[dict[str, Any], Given]] = field(default_factory=dict)  # vllm_args for SGLang
 
 
 @dataclass
@@ -57,8 +57,9 @@ def _lay_over(rank: Rank, values: dict[str, Any], merged: Merged) -> None:
             merged.values[name] = merged.values.get(name, {}) | values[name]
         else:
             merged.values[name] = values[name]
-    for name, args in rank.args_of_others.items():
+    for name, (args, given) in rank.of_others.items():
         merged.values[name] = merged.values.get(name, {}) | args
+        merged.givens[name] = given
 
 
 def _understand(rank: Rank, merged: Merged) -> None:

@@ -33,7 +33,7 @@ class RankReader:
         if self.engine is None:
             return Rank(dict(givens))
         words = EngineWords()
-        others: dict[str, dict[str, Any]] = {}
+        others: dict[str, tuple[dict[str, Any], Given]] = {}
         for name in ("engine_args", "vllm_args", "sglang_args"):
             if name not in givens:
                 continue
@@ -43,7 +43,7 @@ class RankReader:
                 words.absorb(found)
             else:
                 words.problems += found.problems
-                others[name] = _as_written(found, engine)
+                others[name] = (_as_written(found, engine), givens[name])
         if "extra_argv" in givens:
             words.absorb(self._list(self.engine, givens["extra_argv"]))
         settings = {k: v for k, v in givens.items() if k not in COMPOUND or k == "env"}

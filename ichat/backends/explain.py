@@ -1,0 +1,77 @@
+"""What ``ichat explain`` prints: the exact command line of either engine, and what differs on the other one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from ichat.backends.engine_argv import own_args
+from ichat.backends.engines import ARGS, load_engines
+from ichat.config.engine import Engine
+from ichat.config.flags import WrongValueError
+from ichat.config.resolve import Resolved
+from ichat.config.schema import Model
+from ichat.config.secrets import masked_argv
+
+
+def render_explain(resolved: Resolved, accelerator: Literal["cpu", "cuda"]) -> str:
+    """For the model that is served: its engine's argv and, below, the other engine's, with what would be lost."""
+    model = resolved.model
+    if model.backend not in ARGS:
+        return f"{model.name} runs on the backend {model.backend}, which has no command line.\n"
+    other = "sglang" if model.backend == "vllm" else "vllm"
+    lines = [f"{model.name} on {_engine(model.backend).version} ({accelerator}):", "", *_argv(model, accelerator)]
+    lines += _listed("What differs from the unified meaning:", _differences(_engine(model.backend), model))
+    moved = model.model_copy(update={"backend": other, "engine_args": {}, "extra_argv": ()})
+    lines += ["", f"the same on {_engine(other).version} ({accelerator}):", ""]
+    try:
+        lines += _argv(moved, accelerator)
+    except WrongValueError as error:
+        lines.append(f"  cannot be said: {error}")
+    lines += _listed("What differs from the unified meaning:", _differences(_engine(other), moved))
+    lines += _listed("What would be lost:", _lost(_engine(model.backend), _engine(other), model))
+    lines += _listed("Notices:", resolved.notices)
+    return "\n".join(lines) + "\n"
+
+
+def _engine(backend: str) -> Engine:
+    return load_engines()[backend]
+
+
+def _argv(model: Model, accelerator: Literal["cpu", "cuda"]) -> Iterator[str]:
+    """One flag with its values a line, as a shell would take it."""
+    import shlex
+
+    argv = ARGS[model.backend].to_argv(model, accelerator=accelerator)
+    for argument in _engine(model.backend).catalogue.split(argv):
+        yield "  " + " ".join(shlex.quote(word) for word in masked_argv(argument.tokens))
+    needed = ARGS[model.backend].environment(model, accelerator) | model.env
+    shown = masked_argv([f"--{name}={value}" for name, value in sorted(needed.items())])
+    yield "  environment: " + " ".join(shlex.quote(word.removeprefix("--")) for word in shown)
+
+
+def _differences(engine: Engine, model: Model) -> Iterator[str]:
+    for word in engine.words:
+        if word.note and getattr(model, word.setting) is not None:
+            yield f"{word.setting} → {word.flag}: {word.note}"
+
+
+def _lost(engine: Engine, other: Engine, model: Model) -> Iterator[str]:
+    """The engine's own words: the other engine may have something alike, but ichat does not guess."""
+    words = [f"--{key}" for key in own_args(engine, model)]
+    words += [a.flag.word for a in engine.catalogue.split(model.extra_argv) if a.flag is not None]
+    for word in dict.fromkeys(words):
+        equal = engine.equivalents.get(word)
+        advice = f"{other.title} has {equal}" if equal else _namesake(other, word)
+        yield f"{word}: {advice}"
+
+
+def _namesake(other: Engine, word: str) -> str:
+    if word in other.catalogue.by_spelling:
+        return f"{other.title} has a flag of the same name; whether it means the same is not known to ichat"
+    return f"{other.title} has no such flag"
+
+
+def _listed(title: str, entries: Iterator[str] | tuple[str, ...]) -> list[str]:
+    found = [f"  - {entry}" for entry in entries]
+    return ["", title, *found] if found else []

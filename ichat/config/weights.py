@@ -1,0 +1,106 @@
+"""Whether weight files are whole: the header, the size and the index of each safetensors file, not its content."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+HEADER_LIMIT_BYTES = 100_000_000  # the format's own limit
+INDEX = "model.safetensors.index.json"
+_LFS = b"version https://git-lfs.github.com/spec/"
+
+
+class WeightsError(Exception):
+    """A weight file that cannot be loaded; the text names it, with expected and actual bytes."""
+
+
+def is_lfs_pointer(start: bytes) -> bool:
+    """Whether a file is what git leaves in place of a large file that was not fetched."""
+    return start.startswith(_LFS)
+
+
+def check_weights(path: Path, *, is_needed: bool) -> None:
+    """Check every safetensors file that an engine would load from a directory; all that is wrong in one error."""
+    index = _read_index(path / INDEX)
+    names = sorted(set(index.values())) if index else sorted(p.name for p in path.glob("*.safetensors"))
+    if not names and is_needed:
+        _check_pickles(path)
+    wrong = []
+    for name in names:
+        try:
+            expected = {tensor for tensor, shard in index.items() if shard == name}
+            _check_file(path / name, expected)
+        except WeightsError as error:
+            wrong.append(str(error))
+    if wrong:
+        more = f" ({len(wrong) - 3} more files are wrong)" if len(wrong) > 3 else ""
+        raise WeightsError(" ".join(wrong[:3]) + more)
+
+
+def _read_index(path: Path) -> dict[str, str]:
+    """Tensor to file."""
+    if not path.exists():
+        return {}
+    content = path.read_bytes()
+    if is_lfs_pointer(content):
+        raise WeightsError(f"{path}: is a git-LFS pointer, not the file. Run `git lfs pull` there.")
+    try:
+        index: dict[str, str] = json.loads(content)["weight_map"]
+        if not all(isinstance(name, str) and name == os.path.basename(name) for name in index.values()):  # noqa: PTH119
+            raise WeightsError(f"{path}: names files outside of its directory.")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{path}: is not an index of weights ({error!r}). Fetch it again.") from None
+    return index
+
+
+def _check_file(path: Path, expected: set[str]) -> None:
+    if not path.exists():
+        raise WeightsError(f"{path}: missing, but {INDEX} names it. Fetch it.")
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(128)
+        if is_lfs_pointer(start):
+            raise WeightsError(f"{path}: is a git-LFS pointer of {size} bytes, not the file. Run `git lfs pull` there.")
+        if size < 8:
+            raise WeightsError(f"{path}: has {size} bytes; a safetensors file has at least 8. Fetch it again.")
+        length = int.from_bytes(start[:8], "little")
+        if length > min(size - 8, HEADER_LIMIT_BYTES):
+            raise WeightsError(
+                f"{path}: its header should have {length} bytes, but the file has {size}. Fetch it again."
+            )
+        file.seek(8)
+        header = _read_header(path, file.read(length))
+    whole = 8 + length + _data_bytes(path, header)
+    if whole != size:
+        raise WeightsError(f"{path}: expected {whole} bytes, has {size}. Fetch it again.")
+    if lost := expected - header.keys():
+        raise WeightsError(f"{path}: lacks {len(lost)} tensors that {INDEX} looks for in it, {min(lost)} first.")
+
+
+def _read_header(path: Path, content: bytes) -> dict[str, Any]:
+    try:
+        header = json.loads(content)
+    except ValueError:
+        raise WeightsError(f"{path}: its header is not JSON. Fetch it again.") from None
+    if not isinstance(header, dict):
+        raise WeightsError(f"{path}: its header is not a table of tensors. Fetch it again.")
+    return header
+
+
+def _data_bytes(path: Path, header: dict[str, Any]) -> int:
+    try:
+        return max((int(t["data_offsets"][1]) for n, t in header.items() if n != "__metadata__"), default=0)
+    except (KeyError, TypeError, ValueError, IndexError):
+        raise WeightsError(f"{path}: a tensor in its header has no offsets. Fetch it again.") from None
+
+
+def _check_pickles(path: Path) -> None:
+    """Of the other formats only this can be seen from outside: a pointer or an empty file."""
+    for file in (p for pattern in ("*.bin", "*.pt", "*.pth", "*.gguf") for p in path.glob(pattern)):
+        with file.open("rb") as opened:
+            if is_lfs_pointer(opened.read(128)):
+                raise WeightsError(f"{file}: is a git-LFS pointer, not the file. Run `git lfs pull` there.")
+        if file.stat().st_size == 0:
+            raise WeightsError(f"{file}: has 0 bytes. Fetch it again.")
