@@ -39,6 +39,7 @@ class Outside:
     environ: Mapping[str, str]  # for children, without ichat's own settings
     xdg_runtime_dir: str | None
     writer: LineWriter
+    notices: Sequence[str] = ()  # what the configuration has to tell although nothing is wrong
 
 
 def serve(settings: Settings, outside: Outside) -> ExitCode:
@@ -111,6 +112,8 @@ class _Launcher:
         front = Front(lambda: FrontProcess(ground, self._sockets), self._board, self._settings)
         supervisors = [Supervisor(front, self._settings), self._supervise_instance(ground)]
         self._board.listen(self._tell_when_ready)
+        for notice in self._outside.notices:
+            log.warning("%s", notice)
         log.info("ichat: listening on %s run_dir=%s", self._address(), self._run_dir.path)
         tasks = [asyncio.create_task(one.run(), name=f"supervise {one.ward.name}") for one in supervisors]
         stopping = asyncio.create_task(self._stop.wait(), name="stop signal")

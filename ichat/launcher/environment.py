@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from ichat.backends import sglang_args, vllm_args
+from ichat.backends import engines
 from ichat.config.schema import Model
 from ichat.errors import ConfigError, Problem
 
@@ -46,16 +46,12 @@ def for_worker(inherited: Mapping[str, str], model: Model, tmp_dir: str) -> dict
     The temporary directory is not for anybody to choose: it is removed with the worker.
     """
     accelerator = accelerator_of(model)
-    ours = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
-    if model.backend == "vllm":
-        ours |= vllm_args.environment(model, accelerator)
-    if model.backend == "sglang":
-        ours |= sglang_args.environment(model, accelerator)
+    ours = {}
     if accelerator == "cpu":
         # One core is left for the event loops: the threads of OpenMP spin while they wait.
         ours["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) - 1))
     fixed = {"TMPDIR": tmp_dir, "VLLM_RPC_BASE_PATH": tmp_dir, "ICHAT_PDEATHSIG": "1"}
-    return ours | _plain(inherited) | model.env | fixed
+    return engines.worker_environment(ours | _plain(inherited), model, accelerator) | fixed
 
 
 def _plain(inherited: Mapping[str, str]) -> dict[str, str]:

@@ -103,10 +103,9 @@ class Front:
     # ---- for the supervisor -----------------------------------------------------------------------------------
 
     def begin(self, restarts: int) -> Life:
-        self._process = self._start()
-        self.board.post_front("restarting the front" if restarts else "starting the front", self._process.pid)
+        process = self._start()
         server = self._settings.server
-        self._send(
+        process.send(
             messages.StartFront(
                 limits=server.limits.model_dump(mode="json"),
                 timeouts=self._settings.timeouts.model_dump(mode="json"),
@@ -114,13 +113,13 @@ class Front:
                 log_format=server.log_format,
             )
         )
-        self._sent = None
-        self._send_routes()
+        self._process, self._sent = process, None
+        self.board.post_front("restarting the front" if restarts else "starting the front", process.pid)
         if self._is_withdrawn:
             self._send(messages.Withdraw())
         if self._deadline is not None:
             self._send(messages.Drain(self._deadline))
-        return _FrontLife(self, self._process, self._settings.timeouts)
+        return _FrontLife(self, process, self._settings.timeouts)
 
     def ended(self, ending: Ending) -> None:
         self.gone(f"restarting the front: {ending.words}")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Protocol
@@ -89,7 +89,7 @@ class _WorkerLife(Life):
         super().__init__(worker, timeouts, timeouts.start_s)
         self._instance, self._worker = instance, worker
         self._failed: messages.WorkerFailed | None = None
-        self._began = self._phase_began = time.monotonic()
+        self._began = self._phase_began = asyncio.get_running_loop().time()
 
     def take(self, message: Message) -> None:
         match message:
@@ -99,7 +99,7 @@ class _WorkerLife(Life):
             case messages.WorkerFailed():
                 self._failed = message
             case messages.WorkerPhase():
-                self._phase_began = time.monotonic()
+                self._phase_began = asyncio.get_running_loop().time()
             case messages.WorkerReady():
                 self.become_ready()
         before = self._instance.status
@@ -109,7 +109,7 @@ class _WorkerLife(Life):
 
     def _tell(self, before: Status, status: Status) -> None:
         if status.is_ready and not before.is_ready:
-            log.info("%s: ready after %.1f s", self._instance.name, time.monotonic() - self._began)
+            log.info("%s: ready after %.1f s", self._instance.name, asyncio.get_running_loop().time() - self._began)
         elif before.is_ready and status.state == "starting":
             log.warning("%s: not ready: %s", self._instance.name, status.detail)
 
@@ -122,7 +122,7 @@ class _WorkerLife(Life):
         self._instance.post(is_hanging=False)
 
     def stuck(self) -> Ending:
-        in_phase_s = time.monotonic() - self._phase_began
+        in_phase_s = asyncio.get_running_loop().time() - self._phase_began
         return Ending(
             f"not ready within {self._timeouts.start_s:.0f} s, stuck in: {self._instance.status.detail},"
             f" {in_phase_s:.0f} s. If the model needs longer, raise timeouts.start_s",

@@ -63,10 +63,11 @@ def remains_of(child: int, table: Iterable[Process], *, launcher: int, living: C
 
     That is its session, its descendants, and orphans: since the launcher is a subreaper and so are the workers,
     an orphan comes to the launcher only when its whole worker has died. ``living`` are the children (each the leader
-    of its own session) that it must not belong to.
+    of its own session) that it must not belong to. What shares the launcher's own session was there before it: the
+    shell script that became the launcher may have started it.
     """
     by_pid = {process.pid: process for process in table}
-    others = set(living) - {child}
+    others = (set(living) | {process.session for process in by_pid.values() if process.pid == launcher}) - {child}
 
     def is_part(process: Process) -> bool:
         if process.session == child:

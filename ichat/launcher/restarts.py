@@ -45,9 +45,12 @@ class GiveUp:
     error: IchatError
 
 
+Decision = Restart | GiveUp
+
+
 def decide(
     subject: str, ending: Ending, earlier: Sequence[float], now: float, rules: tuple[Restarts, Timeouts], jitter: float
-) -> Restart | GiveUp:
+) -> Decision:
     """What follows on an ending.
 
     ``earlier`` are the moments of all restarts so far, ``jitter`` is a random number in [0, 1): many containers that

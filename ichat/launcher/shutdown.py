@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -72,7 +71,7 @@ async def shut_down(leaving: Leaving, timeouts: Timeouts) -> ExitCode:
     what is there a second after is killed. A second signal means: the deadline is now. DRAIN_ABORTED when a request
     was cut off, or may have been.
     """
-    began = time.monotonic()
+    began = _now()
     is_serving = any(worker.is_serving for worker in leaving.workers)
     deadline = began + (timeouts.drain_s if is_serving else _FRAMES_S + _SHORT_S)
     leaving.front.withdraw()
@@ -106,7 +105,7 @@ async def _drain(leaving: Leaving, deadline: float) -> bool:
         await _wait({front.drained, hurry}, deadline + _LATE_S)
         is_hurried = leaving.hurry.is_set()
         if not front.drained.done() and is_hurried:
-            now = time.monotonic()
+            now = _now()
             front.drain(min(deadline, now + _FRAMES_S))
             await _wait({front.drained}, min(deadline, now + _FRAMES_S) + _LATE_S)
     finally:
@@ -122,7 +121,7 @@ async def _drain(leaving: Leaving, deadline: float) -> bool:
 
 async def _stop_workers(leaving: Leaving, timeouts: Timeouts, deadline: float) -> list[Exit | None]:
     workers = [worker for worker in leaving.workers if worker.is_serving]
-    limit_s = min(timeouts.stop_s, max(0.0, deadline + _INSIST_S - time.monotonic()))
+    limit_s = min(timeouts.stop_s, max(0.0, deadline + _INSIST_S - _now()))
     stopping = asyncio.ensure_future(asyncio.gather(*(worker.stop(limit_s) for worker in workers)))
     hurry = asyncio.ensure_future(leaving.hurry.wait())
     await _wait({stopping, hurry}, deadline + timeouts.stop_s + _INSIST_S)
@@ -134,4 +133,9 @@ async def _stop_workers(leaving: Leaving, timeouts: Timeouts, deadline: float) -
 
 async def _wait(futures: set[asyncio.Future[Any]], until: float) -> None:
     """For the first of them, or the time; none is cancelled but waits of our own."""
-    await asyncio.wait(futures, timeout=max(0.0, until - time.monotonic()), return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait(futures, timeout=max(0.0, until - _now()), return_when=asyncio.FIRST_COMPLETED)
+
+
+def _now() -> float:
+    """The loop's clock is that of ``time.monotonic()``, which the front reads the deadline on."""
+    return asyncio.get_running_loop().time()

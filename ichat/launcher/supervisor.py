@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import time
 from dataclasses import replace
 from typing import Protocol
 
 from ichat.config.schema import Settings
 from ichat.launcher.life import Life
 from ichat.launcher.process import Exit
-from ichat.launcher.restarts import Ending, GiveUp, Restart, decide
+from ichat.launcher.restarts import Decision, Ending, GiveUp, Restart, decide
 
 log = logging.getLogger(__name__)
 
@@ -113,17 +112,17 @@ class Supervisor:
             self._life = None
         return ending
 
-    def _decide(self, ending: Ending) -> Restart | GiveUp:
+    def _decide(self, ending: Ending) -> Decision:
         if ending.is_start_timeout:
             # What has been ready here before only had bad luck; anything else needs more time than it is given.
             ending = replace(ending, is_hopeless=not self._was_ever_ready)
         rules = (self._restarts, self._timeouts)
         jitter = random.random()  # noqa: S311  no secret
-        return decide(self.ward.name, ending, self._restarted, time.monotonic(), rules, jitter)
+        return decide(self.ward.name, ending, self._restarted, asyncio.get_running_loop().time(), rules, jitter)
 
     async def _pause(self, restart: Restart, ending: Ending) -> None:
         """Wait before the restart, or until told to stop."""
-        self._restarted.append(time.monotonic())
+        self._restarted.append(asyncio.get_running_loop().time())
         attempt = f"attempt {restart.attempt} of {self._restarts.max_restarts}"
         log.warning("%s: starts again in %.1f s, %s", self.ward.name, restart.after_s, attempt)
         self.ward.pausing(ending, attempt, restart.after_s)

@@ -1,0 +1,174 @@
+"""The command line: from argv to one call. Only here is printed and exited; each command imports what it needs."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from ichat.errors import ExitCode, IchatError, UsageError, error_line
+
+if TYPE_CHECKING:
+    from ichat.config.resolve import Resolved
+
+HELP = """\
+ichat serves a Hugging Face model on vLLM or SGLang behind one OpenAI-compatible port.
+
+usage: ichat [COMMAND] [ARGUMENTS]
+
+  serve      serve a model (the command when there is none); without any setting: the demo model
+  config     print the settings that hold, and where each comes from
+  explain    print the command line that either engine gets, and what would change on the other
+  health     one line: is it ready? Exit code 0 only then
+  status     a table: every instance, its state, process, restarts
+  version    print the version of ichat and of the engines it knows
+  help       print this
+
+serve, config and explain take the same arguments:
+
+  --config FILE            the YAML file (ICHAT_CONFIG)
+  --backend vllm|sglang    the engine (ICHAT_BACKEND)
+  --model-path PATH        a directory or a Hugging Face repository (ICHAT_MODEL_PATH)
+  --context-length N       and every other setting; `ichat config` prints them all
+  any flag of the engine   passed on as it is
+
+example: ichat serve --backend sglang --model-path Qwen/Qwen2.5-0.5B-Instruct --context-length 8192
+
+ICHAT_RUN_DIR and ICHAT_PORT tell health and status which ichat is meant. ICHAT_DEBUG=1 adds tracebacks to errors.
+Exit codes and signals: docs/operations.md."""
+
+
+def main() -> None:
+    """Run one command; the exit code is the outcome."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(argv: Sequence[str]) -> int:
+    """The exit code of one command. What fails says so on stderr, in one line for each problem."""
+    try:
+        code = _command(argv)
+        sys.stdout.flush()
+    except IchatError as error:
+        return _fail(error.line(), error.exit_code, is_traceback=_is_debug())
+    except BrokenPipeError:  # `ichat config | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.OK
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:  # noqa: BLE001  our bug: the traceback, then the line that ends every failure
+        line = error_line("E-INTERNAL", f"ichat: {error!r}. This is a bug in ichat: please report the lines above.")
+        return _fail(line, ExitCode.SOFTWARE, is_traceback=True)
+    return code
+
+
+def _command(argv: Sequence[str]) -> int:
+    commands: dict[str, Callable[[Sequence[str]], int]] = {
+        "serve": _serve,
+        "health": _health,
+        "status": _status,
+        "version": _version,
+        "help": _help,
+        "--version": _version,
+        "--help": _help,
+        "-h": _help,
+    }
+    name, rest = (argv[0], argv[1:]) if argv else ("serve", ())
+    if name not in commands and name.startswith("-"):
+        name, rest = "serve", argv
+    if name not in commands:
+        raise UsageError(f'ichat: there is no command "{name}". `ichat help` lists them.')
+    if name in ("serve", "config", "explain") and {"--help", "-h"} & set(rest):
+        return _help(())
+    return commands[name](rest)
+
+
+def _fail(line: str, code: int, *, is_traceback: bool) -> int:
+    """The error line comes last; a reader of stderr that does not read cannot hold our end up."""
+    from ichat.observe.logs import say_last
+
+    say_last(traceback.format_exc() + line if is_traceback else line)
+    return code
+
+
+def _is_debug() -> bool:
+    from ichat.config.sources import Sources
+
+    return Sources.read(()).is_debug
+
+
+def _resolve(argv: Sequence[str]) -> Resolved:
+    from ichat.backends.engines import load_engines
+    from ichat.config.resolve import resolve
+    from ichat.config.sources import Sources
+
+    return resolve(Sources.read(argv), load_engines())
+
+
+# ---- commands -------------------------------------------------------------------------------------------------
+
+
+def _serve(argv: Sequence[str]) -> int:
+    # Before everything that takes time: a stop in the first instants is noted and not lost.
+    from ichat.launcher.signals import StopSignals
+
+    signals = StopSignals()
+    resolved = _resolve(argv)
+    from ichat.launcher.app import Outside, serve
+    from ichat.observe.logs import set_up_logs
+
+    sources = resolved.sources
+    writer = set_up_logs(resolved.settings.server.log_format, is_debug=sources.is_debug)
+    try:
+        outside = Outside(
+            signals, sources.worker_environment(), sources.environ.get("XDG_RUNTIME_DIR"), writer, resolved.notices
+        )
+        return serve(resolved.settings, outside)
+    finally:
+        writer.close()
+
+
+def _health(argv: Sequence[str]) -> int:
+    _refuse_arguments("health", argv)
+    from ichat.config.sources import Sources
+    from ichat.launcher.probe import ask_health, probe_socket
+
+    is_ready, words = ask_health(probe_socket(Sources.read(()).environ))
+    print(words)
+    return 0 if is_ready else 1
+
+
+def _status(argv: Sequence[str]) -> int:
+    _refuse_arguments("status", argv)
+    from ichat.config.sources import Sources
+    from ichat.launcher.probe import ask_status, probe_socket, table
+
+    path = probe_socket(Sources.read(()).environ)
+    status = ask_status(path)
+    if status is None:
+        print(f"not running: nobody answers in {path.parent}. ICHAT_PORT or ICHAT_RUN_DIR say which ichat is meant.")
+        return 1
+    print("\n".join(table(status)))
+    return 0 if status["ready"] else 1
+
+
+def _version(argv: Sequence[str]) -> int:
+    _refuse_arguments("version", argv)
+    from ichat import __version__
+    from ichat.backends.engines import load_engines
+
+    known = ", ".join(f"{engine.title} {engine.catalogue.version}" for engine in load_engines().values())
+    print(f"ichat {__version__} (for {known})")
+    return 0
+
+
+def _help(argv: Sequence[str]) -> int:
+    del argv
+    print(HELP)
+    return 0
+
+
+def _refuse_arguments(command: str, argv: Sequence[str]) -> None:
+    if argv:
+        raise UsageError(f"{argv[0]}: `ichat {command}` takes no arguments. Leave it out.")

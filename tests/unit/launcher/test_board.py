@@ -1,0 +1,118 @@
+"""What the launcher says about itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from ichat.ipc import messages
+from ichat.launcher.board import Board, Status, after
+
+LOADING = Status("demo/0", "demo", ("demo",), "fake", detail="starting")
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def board(clock: Clock) -> Board:
+    board = Board(clock)
+    board.front_words = None
+    board.post(replace(LOADING, since=clock.now))
+    return board
+
+
+def say(board: Board, *said: messages.Message) -> None:
+    for message in said:
+        board.post(after(board["demo/0"], message, board.clock()))
+
+
+READY = messages.WorkerReady(["demo", "gpt"], ["generate"])
+
+
+def test_words_of_a_load_count_the_seconds_of_the_phase(board: Board, clock: Clock) -> None:
+    say(board, messages.WorkerPhase("weights"))
+    clock.now += 12
+    assert board.health() == (False, "loading demo: weights, 12 s")
+
+
+def test_ready_names_the_model_and_routes_to_its_instance(board: Board) -> None:
+    say(board, READY)
+    assert board.health() == (True, "ready: demo")
+    route = board.routes().models[0]
+    assert (route.state, route.served_names, [one.name for one in route.instances]) == ("ready", ["demo", "gpt"], ["demo/0"])
+
+
+def test_a_front_that_does_not_serve_is_not_ready(board: Board) -> None:
+    say(board, READY)
+    board.post_front("the front does not answer", 7)
+    assert board.health() == (False, "the front does not answer")
+
+
+@pytest.mark.parametrize(("in_flight", "words"), [(0, "0 requests"), (1, "1 request"), (3, "3 requests")])
+def test_leaving_is_red_whatever_comes_later(board: Board, in_flight: int, words: str) -> None:
+    board.withdraw()
+    say(board, READY)
+    board.in_flight = in_flight
+    assert board.health() == (False, f"draining: {words} in flight")
+
+
+def test_was_ready_stays_true_after_a_death(board: Board) -> None:
+    assert not board.routes().was_ready
+    say(board, READY)
+    assert board.routes().was_ready
+    say(board, messages.WorkerFailed(69, "E-ENG-DIED", "it died"))
+    assert not board.has_ready
+    assert board.routes().was_ready
+    assert board.routes().models[0].instances == []
+
+
+def test_a_worker_that_does_not_answer_is_out_of_the_routes(board: Board) -> None:
+    say(board, READY)
+    board.post(replace(board["demo/0"], is_hanging=True))
+    route = board.routes().models[0]
+    assert (route.state, route.instances, route.words) == ("starting", [], "it does not answer")
+    assert board.health()[0] is False
+
+
+def test_a_dead_workers_late_words_do_not_make_it_ready(board: Board) -> None:
+    say(board, messages.WorkerFailed(69, "E-ENG-DIED", "it died"), READY)
+    assert not board.has_ready
+
+
+def test_every_change_reaches_every_listener(board: Board) -> None:
+    seen: list[bool] = []
+    board.listen(lambda: seen.append(board.health()[0]))
+    say(board, READY)
+    board.withdraw()
+    assert seen == [True, False]
+
+
+def test_status_holds_what_the_table_shows(board: Board, clock: Clock) -> None:
+    board.post(replace(board["demo/0"], pid=7, started=clock.now, restarts=2))
+    clock.now += 90
+    say(board, READY)
+    status = board.status()
+    assert status["ready"] is True
+    assert status["instances"] == [
+        {
+            "model": "demo",
+            "instance": "demo/0",
+            "backend": "fake",
+            "state": "ready",
+            "words": "ready: demo",
+            "pid": 7,
+            "uptime_s": 90,
+            "restarts": 2,
+        }
+    ]
