@@ -1,0 +1,35 @@
+"""Who may use the public port, where keys are configured."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+
+from ichat.front.request import Request
+
+_SCHEME = b"bearer "
+
+
+class Keyring:
+    """The API keys that are accepted. None configured: everybody is admitted."""
+
+    def __init__(self, keys: list[str]) -> None:
+        # Digests have one length, so that comparing them tells nothing about the length of a key.
+        self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
+
+    def admits(self, request: Request) -> bool:
+        """True if the request carries a key of ours. Takes the same time whichever key it is, or none."""
+        return not self._digests or any(self._is_known(token) for token in self._tokens(request))
+
+    def _is_known(self, token: bytes) -> bool:
+        digest = hashlib.sha256(token).digest()
+        # All of them are compared: stopping at the first would tell which one it was.
+        return sum(hmac.compare_digest(digest, known) for known in self._digests) > 0
+
+    def _tokens(self, request: Request) -> list[bytes]:
+        tokens = []
+        if request.authorization[: len(_SCHEME)].lower() == _SCHEME:
+            tokens.append(request.authorization[len(_SCHEME) :].strip())
+        if request.route is not None and request.route.dialect == "anthropic" and request.x_api_key:
+            tokens.append(request.x_api_key)
+        return tokens

@@ -1,0 +1,293 @@
+"""One connection of a client: requests in, answers out, in order and each within its time."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import socket
+import struct
+import time
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Protocol, cast
+
+from ichat.front.errors import REQUEST_TIMEOUT, TOO_MANY_CONNECTIONS, Failure
+from ichat.front.replies import Reply
+from ichat.front.request_reader import RequestReader
+
+if TYPE_CHECKING:
+    from ichat.config.schema import Timeouts
+    from ichat.front.reception import Reception
+    from ichat.front.request import Request
+
+#: Unsent bytes beyond which a client counts as slow, and its worker is not read any further.
+_WRITE_BUFFER_BYTES = 32 * 1024
+#: Bytes of further requests that are kept while one is served.
+_EARLY_LIMIT_BYTES = 64 * 1024
+_BODY_BYTES_PER_S = 64 * 1024
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+
+class Exchange(Protocol):
+    """An answer that takes time. It ends by `exchange_ended` or `cut` of its client, once, unless the client left."""
+
+    def start(self, client: ClientConnection) -> None: ...
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+    def client_left(self) -> None: ...
+
+    def end(self, failure: Failure) -> None: ...
+
+
+class State(Enum):
+    IDLE = auto()  # between requests
+    HEAD = auto()  # a part of a head is here
+    BODY = auto()  # a part of a body is here
+    SERVING = auto()
+    CLOSING = auto()  # the last answer leaves; what still arrives is thrown away
+
+
+class ClientConnection(asyncio.Protocol):
+    """``deadline`` is when the sweep calls `expire`. ``is_surplus``: one connection more than there may be."""
+
+    __slots__ = (
+        "_body_since",
+        "_early",
+        "_exchange",
+        "_failure",
+        "_is_paused",
+        "_reader",
+        "_reception",
+        "_stalled_bytes",
+        "_timeouts",
+        "_transport",
+        "deadline",
+        "is_surplus",
+        "state",
+    )
+
+    def __init__(self, reception: Reception) -> None:
+        self._reception = reception
+        self._timeouts: Timeouts = reception.timeouts
+        self._reader = RequestReader(reception.limits, self._judge, self._acknowledge)
+        self._transport: asyncio.Transport | None = None
+        self._exchange: Exchange | None = None
+        self._failure: Failure | None = None  # of the bytes behind the requests that are complete
+        self._early = b""
+        self._is_paused = False  # because of the early bytes
+        self._stalled_bytes = 0
+        self._body_since = 0.0
+        self.state = State.IDLE
+        self.deadline = math.inf
+        self.is_surplus = False
+
+    # ---- called by the loop -------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
+        self.deadline = time.monotonic() + self._timeouts.idle_s
+        if not self._reception.opened(self):
+            self._refuse_and_close(TOO_MANY_CONNECTIONS)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc
+        self.state, self.deadline = State.CLOSING, math.inf
+        self._transport = None
+        self._reader.release()
+        self._reception.closed(self)
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.client_left()
+
+    def eof_received(self) -> bool:
+        if self._exchange is not None:  # a client that sends no more will not read either
+            self._abort()
+        return False
+
+    def data_received(self, data: bytes) -> None:
+        if self.state is State.CLOSING:
+            return
+        if self.state is State.SERVING:
+            self._keep_early(data)
+            return
+        self._failure = self._reader.feed(data)
+        self._proceed()
+
+    def pause_writing(self) -> None:
+        if self.state is State.SERVING:
+            self._stalled_bytes = self.unsent_bytes
+            self.deadline = time.monotonic() + self._timeouts.write_stall_s
+        if self._exchange is not None:
+            self._exchange.pause()
+
+    def resume_writing(self) -> None:
+        if self.state is State.SERVING:
+            self.deadline = math.inf
+        if self._exchange is not None:
+            self._exchange.resume()
+
+    # ---- called by an exchange ----------------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(data)
+
+    def connection_line(self, request: Request, keep_alive: bool) -> bytes:
+        """The header line that tells this client what becomes of the connection."""
+        if not keep_alive or self._reception.is_draining:
+            return b"connection: close\r\n"
+        return b"connection: keep-alive\r\n" if request.is_http10 else b""
+
+    def reply(self, request: Request, reply: Reply) -> None:
+        """Write a whole answer. The exchange still has to end."""
+        line = self.connection_line(request, request.keep_alive and not reply.closes)
+        self.write(reply.encode(line, is_head=request.method == b"HEAD"))
+
+    def refuse(self, request: Request, failure: Failure) -> None:
+        self._reception.traffic.refuse(failure.code)
+        self.reply(request, failure.reply(request.dialect))
+
+    def exchange_ended(self, *, keep_alive: bool) -> None:
+        self._exchange = None
+        if not keep_alive or self._reception.is_draining:
+            self._close()
+        elif self._reader.complete or self._early or self._failure is not None:
+            # Requests sent ahead. The state stays, so that bytes that arrive now wait for their turn.
+            asyncio.get_running_loop().call_soon(self._go_on)
+        else:
+            self.state = State.IDLE
+            self.deadline = time.monotonic() + self._timeouts.idle_s
+
+    def cut(self) -> None:
+        """End the connection so that the client cannot take what it has for the whole."""
+        self._exchange = None
+        if self._transport is not None:
+            sock: socket.socket = self._transport.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        self._abort()
+
+    # ---- called by the front ------------------------------------------------------------------------------
+
+    def expire(self) -> None:
+        """The deadline has passed."""
+        if self.state in (State.HEAD, State.BODY):
+            self._refuse_and_close(REQUEST_TIMEOUT)
+        elif self.state is State.SERVING:
+            unsent = self.unsent_bytes
+            if unsent == self._stalled_bytes:
+                self._abort()
+            else:  # slow, but it reads
+                self._stalled_bytes = unsent
+                self.deadline = time.monotonic() + self._timeouts.write_stall_s
+        elif self.state is State.CLOSING or self.unsent_bytes:
+            self._abort()
+        else:
+            self._close()
+
+    def close_if_idle(self) -> None:
+        if self.state is State.IDLE:
+            self._close()
+
+    def end(self, failure: Failure) -> None:
+        """End the answer that is being given, if there is one; one that has not begun becomes this failure."""
+        if self._exchange is not None:
+            self._exchange.end(failure)
+
+    # ---- requests -----------------------------------------------------------------------------------------
+
+    def _judge(self, request: Request) -> Failure | None:
+        failure = self._reception.judge(request)
+        return TOO_MANY_CONNECTIONS if failure is None and self.is_surplus and request.route is not None else failure
+
+    def _acknowledge(self) -> None:
+        self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _go_on(self) -> None:
+        if self.state is not State.SERVING:
+            return
+        self.state = State.IDLE
+        if self._is_paused and self._transport is not None:
+            self._is_paused = False
+            self._transport.resume_reading()
+        if not self._reader.complete and self._failure is None:
+            early, self._early = self._early, b""
+            self._failure = self._reader.feed(early)
+        self._proceed()
+
+    def _proceed(self) -> None:
+        """Serve what is complete, one at a time; then wait for more, or refuse what cannot be read."""
+        complete = self._reader.complete
+        while complete:
+            self._serve(complete.popleft())
+            if self.state in (State.SERVING, State.CLOSING):
+                return
+        if self._failure is not None:
+            self._refuse_and_close(self._failure)
+        else:
+            self._await_more()
+
+    def _serve(self, request: Request) -> None:
+        if request.failure is not None:
+            self.refuse(request, request.failure)
+            keep_alive = request.keep_alive and not request.failure.closes
+        elif isinstance(answer := self._reception.answer(request), Reply):
+            self.reply(request, answer)
+            keep_alive = request.keep_alive and not answer.closes
+        else:
+            self.state, self.deadline = State.SERVING, math.inf
+            self._exchange = answer
+            answer.start(self)
+            return
+        if not keep_alive or self.is_surplus or self._reception.is_draining:
+            self._close()
+
+    def _await_more(self) -> None:
+        now, request = time.monotonic(), self._reader.request
+        if self._reader.is_between_requests:
+            self.state, self.deadline = State.IDLE, now + self._timeouts.idle_s
+        elif request is None or not request.is_head_complete:
+            if self.state is not State.HEAD:
+                self.state, self.deadline = State.HEAD, now + self._timeouts.receive_headers_s
+        else:
+            if self.state is not State.BODY:
+                self.state, self._body_since = State.BODY, now
+            allowance_s = len(request.body) / _BODY_BYTES_PER_S
+            self.deadline = self._body_since + self._timeouts.receive_body_s + allowance_s
+
+    def _keep_early(self, data: bytes) -> None:
+        self._early += data
+        if len(self._early) > _EARLY_LIMIT_BYTES and not self._is_paused and self._transport is not None:
+            self._is_paused = True
+            self._transport.pause_reading()
+
+    # ---- the end ------------------------------------------------------------------------------------------
+
+    def _refuse_and_close(self, failure: Failure) -> None:
+        """Answer a request that was not read to its end, and keep reading for a moment.
+
+        Closing a socket with unread bytes resets the connection, and the client would lose the answer.
+        """
+        self._reception.traffic.refuse(failure.code)
+        self.write(failure.reply().encode(b"connection: close\r\n"))
+        self.state = State.CLOSING
+        self.deadline = time.monotonic() + self._timeouts.receive_headers_s
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write_eof()
+
+    def _close(self) -> None:
+        self.state = State.CLOSING
+        self.deadline = time.monotonic() + self._timeouts.write_stall_s
+        if self._transport is not None:
+            self._transport.close()
+
+    def _abort(self) -> None:
+        self.state = State.CLOSING
+        if self._transport is not None:
+            self._transport.abort()
+
+    @property
+    def unsent_bytes(self) -> int:
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()

@@ -1,0 +1,101 @@
+"""What a client is told when a request cannot be served: one shape for every refusal, whole or in mid-stream."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import orjson
+
+from ichat.front.replies import JSON, Reply
+
+#: Whose words an error speaks. The SDK of the Messages API overlooks an error in OpenAI's shape.
+Dialect = Literal["openai", "anthropic"]
+
+_TYPES = {401: "authentication_error", 404: "not_found_error", 413: "request_too_large", 429: "rate_limit_error"}
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a request is refused or ends early.
+
+    ``code`` is one of the words in docs/front.md and never changes its meaning. ``closes``: the connection cannot go
+    on after it, because what follows on it is unknown or unwanted.
+    """
+
+    status: int
+    code: str
+    message: str
+    retry_after_s: int | None = None
+    closes: bool = False
+    headers: tuple[bytes, ...] = ()
+
+    def reply(self, dialect: Dialect = "openai") -> Reply:
+        headers = self.headers
+        if self.retry_after_s is not None:
+            headers += (b"retry-after: %d\r\n" % self.retry_after_s,)
+        return Reply(self.status, self._json(dialect), JSON, headers, closes=self.closes)
+
+    def events(self, dialect: Dialect = "openai") -> bytes:
+        """The last events of a stream that has begun. Nothing of a partial event may precede them."""
+        if dialect == "anthropic":
+            return b"event: error\ndata: %b\n\n" % self._json(dialect)
+        return b"data: %b\n\ndata: [DONE]\n\n" % self._json(dialect)
+
+    def _json(self, dialect: Dialect) -> bytes:
+        if dialect == "anthropic":
+            kind = _TYPES.get(self.status, "api_error" if self.status >= 500 else "invalid_request_error")
+            error = {"type": kind, "message": self.message, "code": self.code}
+            return orjson.dumps({"type": "error", "error": error})
+        kind = "server_error" if self.status >= 500 else "invalid_request_error"
+        return orjson.dumps({"error": {"message": self.message, "type": kind, "code": self.code}})
+
+
+def bad_request(code: str, message: str, *, status: int = 400) -> Failure:
+    """The bytes on the connection cannot be trusted any further."""
+    return Failure(status, code, message, closes=True)
+
+
+def invalid_body(message: str) -> Failure:
+    """The request was understood, its body was not; the next one on the connection may be better."""
+    return Failure(400, "invalid_body", message)
+
+
+WORKER_LOST = Failure(
+    502,
+    "worker_lost",
+    "The worker that served this request ended before the answer was complete. Send the request again.",
+)
+INVALID_API_KEY = Failure(
+    401,
+    "invalid_api_key",
+    "API key: missing or wrong. Send the header 'Authorization: Bearer <key>'.",
+    headers=(b"www-authenticate: Bearer\r\n",),
+)
+REQUEST_TIMEOUT = Failure(
+    408, "request_timeout", "The request did not arrive in time. Send it again, faster.", closes=True
+)
+TOO_MANY_CONNECTIONS = Failure(
+    503,
+    "too_many_connections",
+    "This server has as many connections as it may have (server.limits.connections). Try again later.",
+    retry_after_s=1,
+    closes=True,
+)
+
+
+def shutting_down(retry_after_s: int) -> Failure:
+    message = "This server is shutting down. Send the request again: another server, or this one restarted, takes it."
+    return Failure(503, "shutting_down", message, retry_after_s, closes=True)
+
+
+def model_not_found(name: str, served: list[str]) -> Failure:
+    shown = name if len(name) <= 128 else name[:127] + "…"
+    known = f"Served here: {', '.join(served)}." if served else "None is served here."
+    return Failure(404, "model_not_found", f"model '{shown}': there is no such model. {known}")
+
+
+def engine_error(status: int, headers: tuple[bytes, ...]) -> Failure:
+    """Instead of the engine's own words, which may tell of paths, addresses or other requests."""
+    message = f"The engine could not serve this request (status {status}). Its log says why."
+    return Failure(status, "engine_error", message, headers=headers)

@@ -1,0 +1,106 @@
+"""The endpoints that the front answers by itself: probes, the list of models, metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from ichat.front.errors import Failure, model_not_found
+from ichat.front.metrics_answer import MetricsAnswer
+from ichat.front.replies import TEXT, Reply
+
+if TYPE_CHECKING:
+    from ichat.front.client_connection import Exchange
+    from ichat.front.reception import Reception
+    from ichat.front.request import Request
+    from ichat.front.routing import Model
+
+_MODELS = b"/v1/models"
+_READ = (b"GET", b"HEAD")
+_PING = (b"GET", b"HEAD", b"POST")  # SageMaker's word
+
+
+def is_open(path: bytes) -> bool:
+    """Answered without a key: those who ask have none."""
+    return path in _OPEN
+
+
+def is_known(path: bytes) -> bool:
+    return path in _OPEN or path == _MODELS or path.startswith(_MODELS + b"/")
+
+
+def check_method(request: Request) -> Failure | None:
+    allowed = _PING if request.path == b"/ping" else _READ
+    return None if request.method in allowed else wrong_method(request, allowed)
+
+
+def wrong_method(request: Request, allowed: tuple[bytes, ...]) -> Failure:
+    method, path = request.method.decode("latin-1"), request.path[:128].decode("latin-1")
+    methods = b", ".join(allowed)
+    message = f"{path}: {method} is not offered. Use {methods.decode()}."
+    return Failure(405, "method_not_allowed", message, headers=(b"allow: %b\r\n" % methods,))
+
+
+def answer(request: Request, reception: Reception) -> Reply | Exchange:
+    """The answer to a request whose path is known and whose method was checked."""
+    if request.path == b"/metrics":
+        return MetricsAnswer(request, reception)
+    if (probe := _OPEN.get(request.path)) is not None:
+        return probe(reception)
+    return _models(request, reception)
+
+
+def _alive(reception: Reception) -> Reply:
+    del reception
+    return Reply(200, b"alive\n", TEXT)
+
+
+def _ready(reception: Reception) -> Reply:
+    if reception.is_draining or reception.is_withdrawn:
+        count = reception.traffic.in_flight
+        return _not_ready(reception, f"draining: {count} request{'' if count == 1 else 's'} in flight")
+    words = reception.table.words()
+    return Reply(200, f"{words}\n".encode(), TEXT) if reception.table.is_ready else _not_ready(reception, words)
+
+
+def _started(reception: Reception) -> Reply:
+    table = reception.table
+    return Reply(200, b"started\n", TEXT) if table.was_ready else _not_ready(reception, table.words())
+
+
+def _not_ready(reception: Reception, words: str) -> Reply:
+    retry_after = b"retry-after: %d\r\n" % reception.timeouts.retry_after_s
+    return Reply(503, f"{words}\n".encode(), TEXT, (retry_after,))
+
+
+#: Answered to everybody. Metrics are answered apart, since a worker is asked too.
+_OPEN: dict[bytes, Callable[[Reception], Reply]] = {
+    b"/livez": _alive,
+    b"/v1/health/live": _alive,
+    b"/startupz": _started,
+    b"/readyz": _ready,
+    b"/health": _ready,
+    b"/ping": _ready,
+    b"/v1/health/ready": _ready,
+    b"/metrics": _alive,
+}
+
+
+def _models(request: Request, reception: Reception) -> Reply:
+    cards = {card["id"]: card for model in reception.table.models if model.is_ready for card in _cards(model)}
+    if request.path == _MODELS:
+        return Reply(200, orjson.dumps({"object": "list", "data": list(cards.values())}))
+    name = request.path[len(_MODELS) + 1 :].decode("latin-1")
+    if name in cards:
+        return Reply(200, orjson.dumps(cards[name]))
+    return model_not_found(name, list(cards)).reply()
+
+
+def _cards(model: Model) -> list[dict[str, Any]]:
+    created = int(model.route.since)
+    return [
+        {"id": name, "object": "model", "created": created, "owned_by": "ichat", "backend": model.route.backend}
+        for name in model.names
+    ]

@@ -1,0 +1,72 @@
+"""Who answers a request: the front by itself, a worker through a relay, or nobody."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ichat.front import own_endpoints
+from ichat.front.errors import INVALID_API_KEY, Failure, shutting_down
+from ichat.front.relay import Relay
+from ichat.front.routes import find_route
+
+if TYPE_CHECKING:
+    from ichat.config.schema import Limits, Timeouts
+    from ichat.front.access import Keyring
+    from ichat.front.client_connection import ClientConnection, Exchange
+    from ichat.front.replies import Reply
+    from ichat.front.request import Request
+    from ichat.front.routing import RoutingTable
+    from ichat.front.traffic import Traffic
+
+#: Connections above the limit in which a probe may still be answered.
+_SURPLUS = 64
+
+
+class Reception:
+    """What all client connections share. ``is_withdrawn``: not ready, though still serving."""
+
+    def __init__(
+        self, limits: Limits, timeouts: Timeouts, keyring: Keyring, table: RoutingTable, traffic: Traffic
+    ) -> None:
+        self.limits, self.timeouts, self.table, self.traffic = limits, timeouts, table, traffic
+        self._keyring = keyring
+        self.connection_limit = limits.connections
+        self.clients: set[ClientConnection] = set()
+        self.is_withdrawn = False
+        self.is_draining = False
+
+    def opened(self, client: ClientConnection) -> bool:
+        """False: there is no room for it at all."""
+        count = len(self.clients)
+        self.clients.add(client)
+        client.is_surplus = count >= self.connection_limit
+        return count < self.connection_limit + _SURPLUS
+
+    def closed(self, client: ClientConnection) -> None:
+        self.clients.discard(client)
+
+    def judge(self, request: Request) -> Failure | None:
+        """What speaks against a request as far as its head tells; finds its route."""
+        path = request.path
+        if own_endpoints.is_open(path):
+            return own_endpoints.check_method(request)
+        request.route = route = find_route(path)
+        if not self._keyring.admits(request):
+            return INVALID_API_KEY
+        if route is None:
+            if own_endpoints.is_known(path):
+                return own_endpoints.check_method(request)
+            shown = path[:128].decode("latin-1")
+            return Failure(404, "not_found", f"{shown}: nothing is offered at this path. See docs/front.md.")
+        if request.method not in route.methods:
+            return own_endpoints.wrong_method(request, route.methods)
+        return shutting_down(self.timeouts.retry_after_s) if self.is_draining else None
+
+    def answer(self, request: Request) -> Reply | Exchange:
+        if request.route is None:
+            return own_endpoints.answer(request, self)
+        return Relay(request, self.table, self.traffic)
+
+    def render_metrics(self) -> str:
+        self.traffic.connections = len(self.clients)
+        return self.traffic.render()

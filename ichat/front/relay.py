@@ -1,0 +1,281 @@
+"""One request on its way to a worker and back: the choice, the one retry, the answer, and an honest end."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from ichat.front import model_name
+from ichat.front.errors import WORKER_LOST, Failure, engine_error, invalid_body
+from ichat.front.response_body import HELD_ANSWER_BYTES, ChunkedBody, EventBody, HeldBody, PlainBody, ResponseBody
+from ichat.front.routing import Model
+
+if TYPE_CHECKING:
+    from ichat.front.client_connection import ClientConnection
+    from ichat.front.request import Request
+    from ichat.front.routing import RoutingTable
+    from ichat.front.traffic import RouteTraffic, Traffic
+    from ichat.front.worker import Worker
+    from ichat.front.worker_connection import ResponseHead, WorkerConnection
+
+_CHUNKED = b"transfer-encoding: chunked\r\n"
+#: Said by an engine of itself, without inner details: this model cannot do that.
+_NOT_IMPLEMENTED = 501
+_RETRIED_STATUSES = (502, 503)
+#: All that is passed on of an engine's own failure.
+_KEPT_OF_A_FAILURE = (b"x-request-id:", b"retry-after:")
+
+
+class Relay:
+    """Serves one request for a client connection.
+
+    Until a byte of the answer has gone to the client, a worker's end is answered with a status, or with a second
+    try; after it, with an error event in a stream of events, or by cutting the connection. In the end, and only
+    once, the client is told by `exchange_ended` or `cut`, unless it has left.
+    """
+
+    __slots__ = (
+        "_body",
+        "_client",
+        "_connection",
+        "_first_bytes",
+        "_has_begun",
+        "_is_over",
+        "_keep_alive",
+        "_model",
+        "_request",
+        "_route_traffic",
+        "_started_at",
+        "_status",
+        "_table",
+        "_traffic",
+        "_tried",
+        "_worker",
+    )
+
+    def __init__(self, request: Request, table: RoutingTable, traffic: Traffic) -> None:
+        self._request, self._table, self._traffic = request, table, traffic
+        self._model: Model | None = None
+        self._worker: Worker | None = None
+        self._connection: WorkerConnection | None = None
+        self._tried: tuple[Worker, ...] = ()
+        self._body: ResponseBody | None = None
+        self._first_bytes = b""  # the head of the answer, until it leaves
+        self._status = 0
+        self._keep_alive = False
+        self._has_begun = False  # the client has got a byte
+        self._is_over = False
+        self._route_traffic: RouteTraffic | None = None
+        self._started_at = time.monotonic()
+
+    # ---- to the worker ------------------------------------------------------------------------------------
+
+    def start(self, client: ClientConnection) -> None:
+        self._client = client
+        self._traffic.began()
+        try:
+            found = model_name.search(self._request)
+        except model_name.BodyError as error:
+            self._refuse(invalid_body(str(error)))
+            return
+        if found is None or isinstance(found, str):
+            self._route(found)
+        else:
+            self._search(found)
+
+    def _search(self, search: model_name.Search) -> None:
+        """One slice of a long body in each turn of the loop."""
+        if self._is_over:
+            return
+        try:
+            is_found = search.step()
+        except model_name.BodyError as error:
+            self._refuse(invalid_body(str(error)))
+            return
+        if is_found:
+            self._route(search.name)
+        else:
+            asyncio.get_running_loop().call_soon(self._search, search)
+
+    def _route(self, name: str | None) -> None:
+        model = self._table.find(name)
+        if isinstance(model, Failure):
+            self._refuse(model)
+        elif (failure := self._table.refusal(model)) is not None:
+            self._refuse(failure)
+        else:
+            self._model = model
+            assert self._request.route is not None
+            self._route_traffic = self._traffic.route(model.name, self._request.route.name)
+            self._traffic.earn_retry()
+            worker = model.pick()
+            assert worker is not None  # a ready model has one
+            self._dispatch(worker)
+
+    def _dispatch(self, worker: Worker, *, is_fresh: bool = False) -> None:
+        self._worker = worker
+        worker.in_flight += 1
+        connection = None if is_fresh else worker.idle_connection()
+        if connection is None:
+            worker.connect(self)
+        else:
+            self.connected(connection)
+
+    def connected(self, connection: WorkerConnection) -> None:
+        if self._is_over:
+            connection.close()
+            return
+        self._connection = connection
+        connection.send(self, *self._request.to_worker())
+
+    # ---- from the worker ----------------------------------------------------------------------------------
+
+    def head_received(self, head: ResponseHead) -> None:
+        if head.status >= 500 and head.status != _NOT_IMPLEMENTED:
+            self._reject(head)
+            return
+        self._status = head.status
+        is_http10 = self._request.is_http10
+        self._body, framing = _body_of(head, is_http10=is_http10)
+        has_end = framing == _CHUNKED or (head.has_length and not head.is_event_stream)
+        self._keep_alive = self._request.keep_alive and has_end
+        self._first_bytes = head.encode(framing, self._client.connection_line(self._request, self._keep_alive))
+
+    def body_received(self, piece: bytes) -> None:
+        assert self._body is not None
+        if data := self._body.feed(piece):
+            self._write(data)
+
+    def response_completed(self) -> None:
+        assert self._body is not None
+        assert self._worker is not None
+        self._connection = None
+        self._worker.note_success()
+        if (data := self._body.finish()) or self._first_bytes:
+            self._write(data)
+        self._end(self._status)
+        self._client.exchange_ended(keep_alive=self._keep_alive)
+
+    def connection_failed(self, connection: WorkerConnection | None) -> None:
+        worker = self._worker
+        if self._is_over or worker is None:
+            return
+        self._connection = None
+        if connection is not None and connection.is_reused and not connection.has_received and not worker.is_retired:
+            # It ended between two requests, or its process has: a fresh connection tells which.
+            self._leave_worker()
+            self._dispatch(worker, is_fresh=True)
+            return
+        if connection is not None:
+            worker.note_failure(f"{worker.instance.name}: closed a connection before its answer", is_lost=True)
+        if self._has_begun:
+            self._traffic.lost += 1
+            self._cut(WORKER_LOST)
+        elif not self._retry():
+            self._traffic.lost += 1
+            self._refuse(WORKER_LOST)
+
+    def _reject(self, head: ResponseHead) -> None:
+        """The engine's own failure: perhaps another worker can, else the client gets its status in our words."""
+        worker, connection = self._worker, self._connection
+        assert worker is not None
+        assert connection is not None
+        worker.note_failure(f"{worker.instance.name}: answered {head.status}")
+        self._connection = None
+        connection.detach()
+        if head.status in _RETRIED_STATUSES and self._retry():
+            return
+        kept = tuple(line for line in head.lines if line.lower().startswith(_KEPT_OF_A_FAILURE))
+        self._refuse(engine_error(head.status, kept))
+
+    def _retry(self) -> bool:
+        """One more try, on another worker, if there is one and retries are within their budget."""
+        model, worker = self._model, self._worker
+        if self._tried or model is None or worker is None:
+            return False
+        self._tried = (worker,)
+        other = model.pick(self._tried)
+        if other is None or not self._traffic.spend_retry():
+            return False
+        self._leave_worker()
+        self._dispatch(other)
+        return True
+
+    # ---- from the client ----------------------------------------------------------------------------------
+
+    def pause(self) -> None:
+        if self._connection is not None:
+            self._connection.pause()
+
+    def resume(self) -> None:
+        if self._connection is not None:
+            self._connection.resume()
+
+    def client_left(self) -> None:
+        self._traffic.left += 1
+        self._abandon()
+        self._end(499)
+
+    def end(self, failure: Failure) -> None:
+        """Time is up: answer honestly and now."""
+        self._abandon()
+        if self._has_begun:
+            self._cut(failure)
+        else:
+            self._refuse(failure)
+
+    # ---- the end ------------------------------------------------------------------------------------------
+
+    def _write(self, data: bytes) -> None:
+        if not self._has_begun:
+            self._has_begun = True
+            data, self._first_bytes = self._first_bytes + data, b""
+            if self._route_traffic is not None:
+                self._route_traffic.first_byte.observe(time.monotonic() - self._started_at)
+        self._client.write(data)
+
+    def _abandon(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.detach()
+
+    def _refuse(self, failure: Failure) -> None:
+        self._end(failure.status)
+        self._client.refuse(self._request, failure)
+        self._client.exchange_ended(keep_alive=self._request.keep_alive and not failure.closes)
+
+    def _cut(self, failure: Failure) -> None:
+        assert self._body is not None
+        last = self._body.cut(failure.events(self._request.dialect))
+        self._end(self._status)
+        if last is None:
+            self._client.cut()
+        else:
+            self._client.write(last)
+            self._client.exchange_ended(keep_alive=False)
+
+    def _end(self, status: int) -> None:
+        self._is_over = True
+        self._leave_worker()
+        self._traffic.ended()
+        if (traffic := self._route_traffic) is not None:
+            traffic.by_status_class[status // 100] += 1
+            traffic.duration.observe(time.monotonic() - self._started_at)
+
+    def _leave_worker(self) -> None:
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.in_flight -= 1
+
+
+def _body_of(head: ResponseHead, *, is_http10: bool) -> tuple[ResponseBody, bytes]:
+    """How the body goes on, and the header line that says so."""
+    if head.is_event_stream:
+        return EventBody(is_chunked=not is_http10), b"" if is_http10 else _CHUNKED
+    if head.has_length:
+        is_short = head.content_length <= HELD_ANSWER_BYTES
+        return HeldBody() if is_short else PlainBody(), head.content_length_line
+    if head.is_chunked and not is_http10:
+        return ChunkedBody(), _CHUNKED
+    return PlainBody(), b""

@@ -1,0 +1,82 @@
+"""One request of a client, as it came, and the bytes that a worker is sent for it."""
+
+from __future__ import annotations
+
+from ichat.front.errors import Dialect, Failure
+from ichat.front.routes import Route
+
+#: Up to here head and body are joined, so that they leave in one packet; beyond it a copy costs more.
+_JOIN_LIMIT_BYTES = 64 * 1024
+
+
+class Request:
+    """Filled by the RequestReader while it arrives; nothing changes it once it is complete."""
+
+    __slots__ = (
+        "authorization",
+        "body",
+        "content_encoding",
+        "content_length",
+        "content_type",
+        "failure",
+        "header_bytes",
+        "header_count",
+        "host_count",
+        "is_chunked",
+        "is_head_complete",
+        "is_http10",
+        "is_upgrade",
+        "keep_alive",
+        "lines",
+        "method",
+        "nominated",
+        "path",
+        "route",
+        "target",
+        "waits_for_continue",
+        "x_api_key",
+    )
+
+    def __init__(self) -> None:
+        self.method = b""
+        self.target = b""  # as on the wire
+        self.path = b""  # the target up to its query
+        self.lines: list[bytes] = []  # the headers that are passed on, each a whole line
+        self.body: bytes | bytearray = b""
+        self.header_count = self.header_bytes = self.host_count = 0
+        self.content_length = -1  # -1: not announced
+        self.is_chunked = self.is_http10 = self.is_upgrade = self.is_head_complete = False
+        self.waits_for_continue = False  # Expect: 100-continue
+        self.keep_alive = False
+        self.authorization = self.x_api_key = self.content_type = self.content_encoding = b""
+        self.nominated: set[bytes] | None = None  # headers that Connection declares to be for this hop only
+        self.route: Route | None = None
+        self.failure: Failure | None = None  # known from the head; told when the body has been read
+
+    @property
+    def has_body(self) -> bool:
+        return self.is_chunked or self.content_length > 0
+
+    @property
+    def dialect(self) -> Dialect:
+        return "openai" if self.route is None else self.route.dialect
+
+    def to_worker(self) -> tuple[bytes, bytes | bytearray]:
+        """Head and body as a worker gets them; a small body is part of the first."""
+        parts: list[bytes | bytearray] = [self.method, b" ", self.target, b" HTTP/1.1\r\n", *self._passed_on()]
+        if self.is_http10 and not self.host_count:
+            parts.append(b"host: localhost\r\n")
+        body = self.body
+        if self.is_chunked or self.content_length >= 0:
+            parts.append(b"content-length: %d\r\n" % len(body))
+        parts.append(b"\r\n")
+        if len(body) <= _JOIN_LIMIT_BYTES:
+            parts.append(body)
+            body = b""
+        return b"".join(parts), body
+
+    def _passed_on(self) -> list[bytes]:
+        nominated = self.nominated
+        if nominated is None:
+            return self.lines
+        return [line for line in self.lines if line[: line.index(b":")].lower() not in nominated]

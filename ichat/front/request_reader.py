@@ -1,0 +1,188 @@
+"""Bytes of a client into requests, strictly and within limits: what is not plain HTTP/1.x ends here."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import httptools
+
+from ichat.front.errors import Failure, bad_request
+from ichat.front.request import Request
+from ichat.front.request_headers import TAKERS, Refused, refused
+
+if TYPE_CHECKING:
+    from ichat.config.schema import Limits
+
+_TLS_HANDSHAKE = 0x16
+#: More than a client ever has a reason to send ahead, in one read.
+_PIPELINE_LIMIT = 32
+#: A body of a refused request is read up to this size, so that the connection can go on.
+_WORTH_READING_BYTES = 64 * 1024
+
+
+class RequestReader:
+    """One connection's parser.
+
+    ``feed`` takes bytes as they come; complete requests are then in ``complete``, in order. ``judge`` is asked once
+    for each request, when its head is complete and before a byte of its body is read: a request that it objects to
+    is not read any further if that would be much, and carries the failure otherwise. ``acknowledge`` is called when
+    the client waits for `100 Continue` and may go on.
+    """
+
+    __slots__ = ("_acknowledge", "_head_bytes", "_is_at_end", "_judge", "_limits", "_parser", "complete", "request")
+
+    def __init__(
+        self, limits: Limits, judge: Callable[[Request], Failure | None], acknowledge: Callable[[], None]
+    ) -> None:
+        self._limits, self._judge, self._acknowledge = limits, judge, acknowledge
+        self._parser = httptools.HttpRequestParser(self)
+        self.request: Request | None = None  # the one that is arriving
+        self.complete: deque[Request] = deque()
+        self._head_bytes = 0  # of a head that did not arrive in one piece
+        self._is_at_end = False  # the client announced that no request follows
+
+    @property
+    def is_between_requests(self) -> bool:
+        return self.request is None and not self._head_bytes
+
+    def feed(self, data: bytes) -> Failure | None:
+        """Parse; a failure means that nothing more can be read from this connection."""
+        if self._is_at_end:
+            return None
+        before = self.request
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            return None if self._is_at_end else _explain(error, data)
+        request = self.request
+        if (request is None and not self.complete) or (request is before and before is not None):
+            return self._watch_head(request, len(data))
+        self._head_bytes = 0
+        return None
+
+    def release(self) -> None:
+        """Break the ring of parser and reader, which only the garbage collector could."""
+        self._parser = None
+
+    def _watch_head(self, request: Request | None, size: int) -> Failure | None:
+        """A head that never ends: the parser keeps what it has seen of a header, however long."""
+        if request is not None and request.is_head_complete:
+            self._head_bytes = 0
+            return None
+        self._head_bytes += size
+        is_too_long = self._head_bytes > self._limits.url_bytes + self._limits.header_bytes
+        return self._too_large(f"more than {self._limits.header_bytes} bytes").failure if is_too_long else None
+
+    # ---- called by the parser -----------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        self.request = Request()
+
+    def on_url(self, part: bytes) -> None:
+        request = self._arriving()
+        request.target += part
+        if len(request.target) > (limit := self._limits.url_bytes):
+            raise refused(f"URL: longer than {limit} bytes. Shorten it.", status=414, code="url_too_long")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        request = self._arriving()
+        if request.is_head_complete:  # a trailer of a chunked body: there is nowhere to pass it on
+            return
+        request.header_count += 1
+        request.header_bytes += len(name) + len(value) + 4
+        if request.header_count > self._limits.header_count:
+            raise self._too_large(f"more than {self._limits.header_count} of them")
+        take = TAKERS.get(name.lower())
+        if take is None or take(request, value):
+            request.lines.append(b"%b: %b\r\n" % (name, value))
+
+    def on_headers_complete(self) -> None:
+        request = self._arriving()
+        request.is_head_complete = True
+        request.method = self._parser.get_method()
+        request.path = request.target.partition(b"?")[0]
+        self._check(request)
+        failure = request.failure = self._judge(request)
+        is_awaited = request.waits_for_continue and request.has_body
+        if failure is not None:
+            is_long = request.is_chunked or request.content_length > _WORTH_READING_BYTES
+            if is_long or is_awaited:
+                raise Refused(replace(failure, closes=True))
+        elif is_awaited and not request.is_http10:
+            self._acknowledge()
+
+    def on_body(self, piece: bytes) -> None:
+        request = self._arriving()
+        body = request.body
+        if not body:
+            request.body = piece
+        elif isinstance(body, bytearray):
+            body += piece
+        else:
+            request.body = bytearray(body) + piece
+        if len(request.body) > self._limits.body_bytes:
+            raise self._too_long()
+
+    def on_message_complete(self) -> None:
+        request = self._arriving()
+        request.keep_alive = self._parser.should_keep_alive()
+        self._is_at_end = not request.keep_alive
+        self.complete.append(request)
+        self.request = None
+        if len(self.complete) > _PIPELINE_LIMIT:
+            raise refused(f"pipelining: more than {_PIPELINE_LIMIT} requests ahead. Wait for answers.")
+
+    # ---- judging ------------------------------------------------------------------------------------------
+
+    def _arriving(self) -> Request:
+        assert self.request is not None
+        return self.request
+
+    def _check(self, request: Request) -> None:
+        version = self._parser.get_http_version()
+        request.is_http10 = version == "1.0"
+        if version not in ("1.1", "1.0"):
+            raise refused(f"HTTP/{version}: not spoken here. Use HTTP/1.1.")
+        if request.header_bytes > (limit := self._limits.header_bytes):
+            raise self._too_large(f"more than {limit} bytes")
+        if request.is_upgrade or request.method == b"CONNECT":
+            raise refused("Upgrade: not offered here. Use plain HTTP/1.1, also instead of h2c.")
+        if request.host_count != 1 and not (request.is_http10 and request.host_count == 0):
+            raise refused(f"Host: {request.host_count} such headers. Send one.")
+        if not request.target.startswith(b"/"):
+            raise refused("URL: not a path. Send the path alone, without scheme and host.")
+        if request.is_chunked and request.is_http10:
+            raise refused("Transfer-Encoding: unknown to HTTP/1.0. Send Content-Length.")
+        self._check_body(request)
+
+    def _check_body(self, request: Request) -> None:
+        if request.content_length > self._limits.body_bytes:
+            raise self._too_long()
+        if request.content_encoding not in (b"", b"identity"):
+            shown = request.content_encoding[:32].decode("latin-1")
+            message = f"Content-Encoding: {shown} is not accepted. Send the body as it is."
+            raise refused(message, status=415, code="unsupported_encoding")
+
+    def _too_long(self) -> Refused:
+        message = f"body: longer than {self._limits.body_bytes} bytes (server.limits.body_bytes). Send less."
+        return refused(message, status=413, code="body_too_large")
+
+    def _too_large(self, words: str) -> Refused:
+        return refused(f"headers: {words}. Send fewer.", status=431, code="header_too_large")
+
+
+def _explain(error: httptools.HttpParserError, data: bytes) -> Failure:
+    if isinstance(error.__context__, Refused):
+        return error.__context__.failure
+    if isinstance(error, httptools.HttpParserCallbackError):
+        raise error  # a callback of ours broke
+    if data[0] == _TLS_HANDSHAKE:
+        return bad_request(
+            "invalid_request", "TLS: this port speaks plain HTTP. Use http://, or a proxy that ends TLS."
+        )
+    if data.startswith(b"PRI "):
+        return bad_request("invalid_request", "HTTP/2: not spoken here. Use HTTP/1.1.")
+    return bad_request("invalid_request", f"HTTP: {error}. Send a well-formed HTTP/1.1 request.")

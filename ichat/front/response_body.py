@@ -1,0 +1,131 @@
+"""How the body of a response goes on to the client: whole, as it comes, in chunks, or event by event.
+
+A body takes what the worker sent (``feed``) and gives what may be written now; ``finish`` gives the rest after a
+proper end. The head of the response leaves together with the first bytes that a body gives, so that as long as
+nothing was given a worker's end can still become an honest status.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+#: JSON answers up to this length are held until they are complete.
+HELD_ANSWER_BYTES = 256 * 1024
+#: An event longer than this is passed on in pieces.
+_HELD_EVENT_BYTES = 256 * 1024
+
+LAST_CHUNK = b"0\r\n\r\n"
+_BLANK_LINES = (b"\n\n", b"\n\r\n", b"\r\r")
+
+
+class ResponseBody(Protocol):
+    def feed(self, piece: bytes) -> bytes: ...
+
+    def finish(self) -> bytes: ...
+
+    def cut(self, last_events: bytes) -> bytes | None:
+        """What ends the body honestly after a worker's end; None: only cutting the connection does."""
+
+
+class HeldBody:
+    """A short answer of known length: the client gets all of it or an error."""
+
+    __slots__ = ("_pieces",)
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+
+    def feed(self, piece: bytes) -> bytes:
+        self._pieces.append(piece)
+        return b""
+
+    def finish(self) -> bytes:
+        return b"".join(self._pieces)
+
+    def cut(self, last_events: bytes) -> bytes | None:
+        del last_events
+        return None
+
+
+class PlainBody:
+    """As it comes: its length was announced, or its end is the end of the connection."""
+
+    __slots__ = ()
+
+    def feed(self, piece: bytes) -> bytes:
+        return piece
+
+    def finish(self) -> bytes:
+        return b""
+
+    def cut(self, last_events: bytes) -> bytes | None:
+        del last_events
+        return None
+
+
+class ChunkedBody:
+    """As it comes, one chunk for each read."""
+
+    __slots__ = ()
+
+    def feed(self, piece: bytes) -> bytes:
+        return b"%x\r\n%b\r\n" % (len(piece), piece)
+
+    def finish(self) -> bytes:
+        return LAST_CHUNK
+
+    def cut(self, last_events: bytes) -> bytes | None:
+        del last_events
+        return None
+
+
+class EventBody:
+    """Server-sent events, whole ones only: what follows the last blank line is held back.
+
+    So at any moment an error event may follow what the client has. ``is_chunked`` is False towards HTTP/1.0, where
+    the end of the connection ends the body.
+    """
+
+    __slots__ = ("_held", "_is_chunked", "_is_done", "_is_open")
+
+    def __init__(self, *, is_chunked: bool) -> None:
+        self._is_chunked = is_chunked
+        self._held = b""
+        self._is_open = False  # a part of an overlong event has been passed on
+        self._is_done = False  # the last event passed on was OpenAI's last one
+
+    def feed(self, piece: bytes) -> bytes:
+        if self._held:
+            piece = self._held + piece
+        if piece.endswith(b"\n\n"):
+            end = len(piece)
+        else:
+            end = _end_of_events(piece)
+            if not end and len(piece) > _HELD_EVENT_BYTES:
+                self._is_open, self._held = True, b""
+                return self._framed(piece)
+        self._held = piece[end:]
+        if not end:
+            return b""
+        events = piece[:end]
+        self._is_done = b"[DONE]" in events[-10:]
+        self._is_open = False
+        return self._framed(events)
+
+    def finish(self) -> bytes:
+        rest = self._framed(self._held) if self._held else b""
+        return rest + LAST_CHUNK if self._is_chunked else rest
+
+    def cut(self, last_events: bytes) -> bytes | None:
+        last = LAST_CHUNK if self._is_chunked else b""
+        if self._is_done:  # only the framing is missing
+            return last
+        return self._framed(b"\n\n" + last_events if self._is_open else last_events) + last
+
+    def _framed(self, events: bytes) -> bytes:
+        return b"%x\r\n%b\r\n" % (len(events), events) if self._is_chunked else events
+
+
+def _end_of_events(data: bytes) -> int:
+    """Where the last whole event ends: behind a blank line, whichever line end it is made of."""
+    return max((at + len(blank) for blank in _BLANK_LINES if (at := data.rfind(blank)) >= 0), default=0)

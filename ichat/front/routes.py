@@ -1,0 +1,109 @@
+"""What may be asked of an engine: the allow-list of methods and paths.
+
+Everything else of an engine's HTTP server changes or reveals the engine itself (sleep, weights, profiles, adapters,
+caches, aborts, remote calls) and stays out of reach from the public port, whatever the engine adds next.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from ichat.front.errors import Dialect
+
+#: Where a request names its model.
+BodyKind = Literal["json", "form", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """``name`` is the path, or its pattern where a part of it varies: a label in the metrics."""
+
+    name: str
+    methods: tuple[bytes, ...]
+    body: BodyKind = "json"
+    dialect: Dialect = "openai"
+
+
+_POST = (b"POST", b"OPTIONS")
+_POST_OR_PUT = (b"POST", b"PUT", b"OPTIONS")
+_GET = (b"GET", b"OPTIONS")
+
+_JSON_PATHS = (
+    # OpenAI's, in both engines unless noted.
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/v1/responses",
+    "/tokenize",
+    "/detokenize",
+    "/v1/score",
+    "/invocations",
+    "/v1/systemone",
+    # vLLM
+    "/v1/chat/completions/batch",
+    "/v1/chat/completions/render",
+    "/v1/chat/completions/derender",
+    "/v1/completions/render",
+    "/v1/completions/derender",
+    "/v1/responses/render",
+    "/inference/v1/generate",
+    "/generative_scoring",
+    "/pooling",
+    "/score",
+    "/rerank",
+    "/v2/rerank",
+    "/v2/embed",
+    "/cohere/v2/chat",
+    "/cohere/v2/chat/render",
+    # SGLang
+    "/v1/tokenize",
+    "/v1/detokenize",
+    "/v1/classify",
+    "/v1/decisions",
+    "/parse_function_call",
+    "/separate_reasoning",
+    "/vertex_generate",
+    "/api/chat",
+    "/api/generate",
+    "/api/show",
+)
+_JSON_PATHS_WITH_PUT = ("/generate", "/encode", "/classify", "/v1/rerank")
+_MESSAGES_PATHS = ("/v1/messages", "/v1/messages/count_tokens", "/v1/messages/render")
+_FORM_PATHS = ("/v1/audio/transcriptions", "/v1/audio/translations")
+_GET_PATHS = (
+    "/version",
+    "/load",
+    "/v1/loads",
+    "/tokenizer_info",
+    "/get_server_info",
+    "/server_info",
+    "/get_model_info",
+    "/model_info",
+    "/api/tags",
+)
+
+_ROUTES = {
+    route.name.encode(): route
+    for route in (
+        *(Route(path, _POST) for path in _JSON_PATHS),
+        *(Route(path, _POST_OR_PUT) for path in _JSON_PATHS_WITH_PUT),
+        *(Route(path, _POST, dialect="anthropic") for path in _MESSAGES_PATHS),
+        *(Route(path, _POST, body="form") for path in _FORM_PATHS),
+        *(Route(path, _GET, body="none") for path in _GET_PATHS),
+    )
+}
+
+_RESPONSE_ID = rb"[A-Za-z0-9_-]{1,128}"
+_PATTERNS = (
+    (re.compile(rb"/v1/responses/%b" % _RESPONSE_ID), Route("/v1/responses/{id}", _GET, body="none")),
+    (re.compile(rb"/v1/responses/%b/cancel" % _RESPONSE_ID), Route("/v1/responses/{id}/cancel", _POST, body="none")),
+)
+
+
+def find_route(path: bytes) -> Route | None:
+    """The route of a path exactly as it was sent: nothing is decoded, folded or joined."""
+    if (route := _ROUTES.get(path)) is not None:
+        return route
+    return next((route for pattern, route in _PATTERNS if pattern.fullmatch(path)), None)

@@ -1,0 +1,167 @@
+"""The front as a whole: what the launcher tells it, the sweep over its connections, and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import resource
+import signal
+import socket
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
+
+from ichat.errors import ExitCode
+from ichat.front.access import Keyring
+from ichat.front.client_connection import ClientConnection
+from ichat.front.errors import shutting_down
+from ichat.front.reception import Reception
+from ichat.front.routing import RoutingTable
+from ichat.front.traffic import Traffic
+from ichat.ipc import messages
+from ichat.ipc.channel import Channel
+
+if TYPE_CHECKING:
+    from ichat.config.schema import Limits, Timeouts
+
+_log = logging.getLogger(__name__)
+
+_BACKLOG = 4096
+#: Descriptors for anything but a client and the worker that serves it.
+_RESERVED_DESCRIPTORS = 128
+_LOAD_EVERY_S = 0.1
+#: So long before the deadline what is left is ended: time for the last words to leave.
+_LAST_WORDS_S = 1.0
+_FLUSH_POLL_S = 0.02
+
+
+class Front:
+    """Serves the listening sockets until it is told to stop, or the launcher is gone."""
+
+    def __init__(self, start: messages.StartFront, channel: Channel) -> None:
+        # The launcher has checked them; the schema's own classes cost a third of this process's memory.
+        limits = cast("Limits", SimpleNamespace(**start.limits))
+        self._timeouts = timeouts = cast("Timeouts", SimpleNamespace(**start.timeouts))
+        self._channel = channel
+        self._traffic = Traffic(self._load_changed)
+        self._table = RoutingTable(timeouts, channel.send)
+        self._reception = Reception(limits, timeouts, Keyring(start.api_keys), self._table, self._traffic)
+        self._reception.connection_limit = min(limits.connections, _affordable_connections())
+        self._is_load_due = False
+        self._load_told = 0
+        self._deadline = float("inf")
+        self._drain_news = asyncio.Event()
+        self._draining: asyncio.Task[None] | None = None
+
+    async def run(self, listeners: list[socket.socket]) -> ExitCode:
+        loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+        loop.add_signal_handler(signal.SIGTERM, stop.set)
+        servers = [
+            await loop.create_server(lambda: ClientConnection(self._reception), sock=listener, backlog=_BACKLOG)
+            for listener in listeners
+        ]
+        self._channel.send(messages.FrontUp())
+        sweep = asyncio.create_task(self._sweep(), name="sweep")
+        obey = asyncio.create_task(self._obey(), name="messages")
+        stopped = asyncio.create_task(stop.wait(), name="stop")
+        try:
+            done, _ = await asyncio.wait({sweep, obey, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()  # what broke there ends this process, with its traceback
+            return ExitCode.OK if stopped in done else ExitCode.SOFTWARE
+        finally:
+            for server in servers:
+                server.close()
+            for task in (sweep, obey, stopped):
+                task.cancel()
+            if self._draining is not None:
+                self._draining.cancel()
+            self._channel.close()
+
+    # ---- the launcher's words -----------------------------------------------------------------------------
+
+    async def _obey(self) -> None:
+        async for message in self._channel:
+            match message:
+                case messages.Ping(number=number):
+                    self._channel.send(messages.Pong(number))
+                case messages.Routes():
+                    self._table.replace(message)
+                case messages.Withdraw():
+                    self._reception.is_withdrawn = True
+                case messages.Drain(deadline=deadline):
+                    self._drain(deadline)
+                case _:
+                    raise TypeError(f"a front is not told {type(message).__name__}")
+        _log.warning("front: the launcher is gone, leaving")
+
+    def _load_changed(self) -> None:
+        if not self._is_load_due:
+            self._is_load_due = True
+            asyncio.get_running_loop().call_later(_LOAD_EVERY_S, self._tell_load)
+        if self._draining is not None:
+            self._drain_news.set()
+
+    def _tell_load(self) -> None:
+        self._is_load_due = False
+        if self._traffic.in_flight != self._load_told:
+            self._load_told = self._traffic.in_flight
+            self._channel.send(messages.FrontLoad(self._load_told))
+
+    # ---- time ---------------------------------------------------------------------------------------------
+
+    async def _sweep(self) -> None:
+        """The only timer of all connections: coarse, and nothing for a request to set or cancel."""
+        while True:
+            await asyncio.sleep(self._timeouts.sweep_every_s)
+            now = time.monotonic()
+            for client in [client for client in self._reception.clients if client.deadline <= now]:
+                client.expire()
+            for worker in self._table.workers:
+                worker.close_idle_since(now - self._timeouts.worker_idle_s)
+
+    # ---- the end ------------------------------------------------------------------------------------------
+
+    def _drain(self, deadline: float) -> None:
+        self._deadline = min(self._deadline, deadline)
+        self._drain_news.set()
+        if self._draining is None:
+            self._reception.is_draining = True
+            for client in list(self._reception.clients):
+                client.close_if_idle()
+            self._draining = asyncio.create_task(self._drain_out(), name="drain")
+
+    async def _drain_out(self) -> None:
+        await self._until(self._is_served, margin_s=_LAST_WORDS_S)
+        aborted = self._traffic.in_flight
+        failure = shutting_down(self._timeouts.retry_after_s)
+        for client in list(self._reception.clients):
+            client.end(failure)
+        await self._until(self._is_flushed, margin_s=_LAST_WORDS_S / 2)
+        self._channel.send(messages.FrontDrained(aborted))
+        _log.info("front: drained aborted=%s", aborted)
+
+    def _is_served(self) -> bool:
+        return not self._traffic.in_flight
+
+    def _is_flushed(self) -> bool:
+        return not any(client.unsent_bytes for client in self._reception.clients)
+
+    async def _until(self, is_done: Callable[[], bool], *, margin_s: float) -> None:
+        """Wait for it, until so long before the deadline, which may move nearer in the meantime."""
+        while not is_done():
+            left_s = self._deadline - margin_s - time.monotonic()
+            if left_s <= 0:
+                return
+            self._drain_news.clear()
+            # What leaves the buffers of a connection is nobody's news, so it is looked for.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._drain_news.wait(), min(left_s, _FLUSH_POLL_S))
+
+
+def _affordable_connections() -> int:
+    """Clients whose descriptors, and those of their workers' connections, never run out."""
+    return max(64, (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _RESERVED_DESCRIPTORS) // 2)

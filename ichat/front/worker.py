@@ -1,0 +1,150 @@
+"""One incarnation of an instance as the front knows it: its load, its record, its open connections."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from ichat.front.worker_connection import ResponseReceiver, WorkerConnection
+from ichat.ipc import messages
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ichat.config.schema import Timeouts
+
+_log = logging.getLogger(__name__)
+
+#: After the first failure, doubled by each further one: recovered, it is used again within a second.
+_FIRST_REST_S = 0.125
+_LONGEST_REST_S = 1.0
+_BACKLOG_RETRY_S = 0.005
+#: A worker's death fails all of its requests at once: one message tells it.
+_FAULTS_APART_S = 0.1
+
+
+class Worker:
+    """Takes requests until it is retired; hands out connections, the most recently used one first.
+
+    A retired worker keeps the connections that carry a request. ``end`` is for one that is known to be dead.
+    """
+
+    __slots__ = (
+        "_connecting",
+        "_failures",
+        "_idle",
+        "_open",
+        "_report",
+        "_reported_at",
+        "_timeouts",
+        "in_flight",
+        "instance",
+        "is_retired",
+        "rests_until",
+        "served",
+    )
+
+    def __init__(
+        self, instance: messages.Instance, timeouts: Timeouts, report: Callable[[messages.WorkerFault], None]
+    ) -> None:
+        self.instance, self._timeouts, self._report = instance, timeouts, report
+        self.in_flight = 0
+        self.served = 0
+        self.is_retired = False
+        self.rests_until = 0.0
+        self._failures = 0  # since the last success
+        self._reported_at = 0.0
+        self._idle: list[WorkerConnection] = []
+        self._open: set[WorkerConnection] = set()
+        self._connecting: set[asyncio.Task[None]] = set()
+
+    # ---- connections --------------------------------------------------------------------------------------
+
+    def idle_connection(self) -> WorkerConnection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_usable:
+                return connection
+        return None
+
+    def connect(self, receiver: ResponseReceiver) -> None:
+        """Open a connection; the receiver is told by `connected` or `connection_failed`."""
+        task = asyncio.get_running_loop().create_task(self._connect(receiver), name=f"connect to {self.instance.name}")
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+
+    async def _connect(self, receiver: ResponseReceiver) -> None:
+        try:
+            connection = await self._open_connection()
+        except (OSError, TimeoutError) as error:
+            words = f"{self.instance.name}: cannot be reached ({error.__class__.__name__}: {error})"
+            self.note_failure(words, is_lost=True)
+            receiver.connection_failed(None)
+            return
+        receiver.connected(connection)
+
+    async def _open_connection(self) -> WorkerConnection:
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(self._timeouts.connect_s):
+            while True:
+                try:
+                    _, connection = await loop.create_unix_connection(
+                        lambda: WorkerConnection(self), self.instance.socket_path
+                    )
+                except BlockingIOError:  # its backlog is full: it is busy, not gone
+                    await asyncio.sleep(_BACKLOG_RETRY_S)
+                else:
+                    return connection
+
+    def opened(self, connection: WorkerConnection) -> None:
+        self._open.add(connection)
+
+    def closed(self, connection: WorkerConnection) -> None:
+        self._open.discard(connection)
+        if connection.idle_since:
+            self._idle = [one for one in self._idle if one is not connection]
+
+    def take_back(self, connection: WorkerConnection) -> None:
+        """A connection whose response is complete and that can carry another."""
+        if self.is_retired:
+            connection.close()
+        else:
+            connection.idle_since = time.monotonic()
+            self._idle.append(connection)
+
+    def close_idle_since(self, moment: float) -> None:
+        while self._idle and self._idle[0].idle_since <= moment:
+            self._idle.pop(0).close()
+
+    def retire(self) -> None:
+        """Send it nothing more; what it is busy with goes on."""
+        self.is_retired = True
+        while self._idle:
+            self._idle.pop().close()
+
+    def end(self) -> None:
+        """It is dead: end what still waits for it, though its connections look alive."""
+        self.retire()
+        for task in self._connecting:
+            task.cancel()
+        for connection in list(self._open):
+            connection.abort()
+
+    # ---- its record ---------------------------------------------------------------------------------------
+
+    def note_success(self) -> None:
+        self.served += 1
+        self._failures = 0
+
+    def note_failure(self, words: str, *, is_lost: bool = False) -> None:
+        """Let it rest a moment, where others can serve; tell the launcher if it seems gone."""
+        now = time.monotonic()
+        rest_s = min(_FIRST_REST_S * 2 ** min(self._failures, 8), _LONGEST_REST_S)
+        self._failures += 1
+        self.rests_until = now + rest_s
+        _log.debug("%s", words)
+        if is_lost and not self.is_retired and now - self._reported_at >= _FAULTS_APART_S:
+            self._reported_at = now
+            self._report(messages.WorkerFault(self.instance.name, self.instance.incarnation, words))
