@@ -24,7 +24,7 @@ def install() -> None:
 
 
 def _is_started_to(statement: str) -> bool:
-    # multiprocessing starts its helpers with `python … -c "from multiprocessing.… import main; main(…)"`.
+    # multiprocessing starts its processes with `python … -c "from multiprocessing.… import main; main(…)"`.
     return any(argument.startswith(statement) for argument in sys.orig_argv[1:])
 
 
