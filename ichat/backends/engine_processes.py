@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import psutil
@@ -136,10 +137,10 @@ class EngineProcesses:
         killed: set[int] = set()
         end = time.monotonic() + limit_s
         trackers_end = time.monotonic() + _TRACKER_S
+        own_tracker = resource_tracker._resource_tracker._pid  # type: ignore[attr-defined]  # it leaves when we do
         while time.monotonic() < end:
             self.scan()
-            # Our own tracker, if there is one, leaves when we do.
-            living = [p for p in self._known.values() if not p.is_gone and not (p.is_ours and _TRACKER in p.title)]
+            living = [p for p in self._known.values() if not p.is_gone and p.pid != own_tracker]
             others = [process for process in living if _TRACKER not in process.title]
             if not living:
                 break

@@ -13,33 +13,40 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
 
+_libc = ctypes.CDLL(None)  # once: a forked child must not spend time on it before it is safe
+
+
 def die_with_parent(parent_pid: int) -> None:
     """Ask the kernel to kill this process when its parent dies; leave at once if it already has."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    _libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
     if os.getppid() != parent_pid:
         os._exit(1)
 
 
 def adopt_orphans() -> None:
     """Become the parent of every descendant whose own parent dies, so that none is lost from sight."""
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-
-
-def _after_fork_in_child() -> None:
-    """A forked engine process must not act as the worker it was forked from.
-
-    It inherits the loop's wake-up descriptor, through which a SIGTERM to the child would be read as a SIGTERM to
-    the worker, and handlers that do nothing in the child. And it must not outlive the worker.
-    """
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    signal.set_wakeup_fd(-1)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
-        signal.signal(number, signal.SIG_DFL)
+    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def guard_forks() -> None:
-    """Applies to every later ``os.fork`` of this process. Call once."""
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+    """Make every later ``os.fork`` of this process safe. Call once.
+
+    A forked engine process must not act as the worker it was forked from: it inherits the loop's wake-up
+    descriptor, through which a SIGTERM to the child would be read as a SIGTERM to the worker, and handlers that do
+    nothing in the child. And it must not outlive the worker, not even one that dies at the same moment.
+    """
+    forking: list[int] = [0]
+
+    def before() -> None:
+        forking[0] = os.getpid()
+
+    def in_child() -> None:
+        die_with_parent(forking[0])
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            signal.signal(number, signal.SIG_DFL)
+
+    os.register_at_fork(before=before, after_in_child=in_child)
 
 
 @contextlib.contextmanager

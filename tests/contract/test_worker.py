@@ -65,7 +65,8 @@ async def test_sigterm_lets_streams_finish_and_leaves_nothing(backend: str) -> N
         assert shm
         processes = tree(worker)
         async with session(worker) as client:
-            streams = [asyncio.create_task(stream(client, 120)) for _ in range(4)]
+            tokens = 60 if backend == "fake" else 900
+            streams = [asyncio.create_task(stream(client, tokens)) for _ in range(4)]
             await asyncio.sleep(0.5)
             worker.signal(signal.SIGTERM)
             answers = await asyncio.gather(*streams)
@@ -74,7 +75,7 @@ async def test_sigterm_lets_streams_finish_and_leaves_nothing(backend: str) -> N
             assert status == 200
             assert text.endswith(b"data: [DONE]\n\n")
             assert b'"error"' not in text
-            assert text.count(b"data: {") >= 120
+            assert text.count(b"data: {") >= tokens
         await assert_gone(processes)
         assert os.listdir(worker.tmp_dir) == []
         assert not [path for path in shm if Path(path).exists()]
@@ -86,15 +87,15 @@ async def test_a_second_sigterm_cuts_what_is_in_flight(backend: str) -> None:
     async with WorkerProcess(lean(backend, **({"token_s": 1} if backend == "fake" else {}))) as worker:
         await worker.until(messages.WorkerReady)
         async with session(worker) as client:
-            request = asyncio.create_task(stream(client, 900))
+            streams = [asyncio.create_task(stream(client, 1000)) for _ in range(64)]
             await asyncio.sleep(0.3)
             worker.signal(signal.SIGTERM)
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.15)
             assert worker.process.returncode is None
             worker.signal(signal.SIGTERM)
             assert await worker.end(5) == 74
-            with pytest.raises(aiohttp.ClientError):
-                await request
+            ends = await asyncio.gather(*streams, return_exceptions=True)
+            assert any(isinstance(end, aiohttp.ClientError) for end in ends)
 
 
 @pytest.mark.parametrize("backend", REAL)
