@@ -52,7 +52,7 @@ def set_up(into: Path, wanted: dict[str, tuple[Recipe, ...]], installer: Install
     """Make what is not complete yet, in the order given. False if there was nothing to do."""
     if all(is_complete(into / name, recipes) for name, recipes in wanted.items()):
         return False
-    with _only_one(into, say):
+    with only_one(into, say):
         for number, (name, recipes) in enumerate(wanted.items(), start=1):
             label = f"[{number}/{len(wanted)}] {name}"
             if is_complete(into / name, recipes):
@@ -63,16 +63,17 @@ def set_up(into: Path, wanted: dict[str, tuple[Recipe, ...]], installer: Install
 
 
 @contextmanager
-def _only_one(into: Path, say: Say) -> Iterator[None]:
-    into.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(into / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+def only_one(directory: Path, say: Say) -> Iterator[None]:
+    """Keep other runs out of the directory until we, and all that we started, are done."""
+    directory.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say(f"{into}: another set-up is at work; waiting for it")
+            say(f"{directory}: another set-up is at work; waiting for it")
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-        # The installer's processes inherit the lock: if we are killed, the next run waits until they are gone too.
+        # The processes we start inherit the lock: if we are killed, the next run waits until they are gone too.
         os.set_inheritable(descriptor, True)
         yield
     finally:

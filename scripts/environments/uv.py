@@ -9,7 +9,7 @@ import sys
 from functools import cached_property
 from pathlib import Path
 
-from building import Say, SetupError, UnavailableError
+from building import Say, SetupError, UnavailableError, only_one
 from recipes import LOCKS, ROOT
 
 TOOLS = ROOT / ".tools"
@@ -101,18 +101,17 @@ class Uv:
 
     def _fetch(self, home: Path) -> None:
         self._say(f"{home.name}: fetching the installer")
-        building = home.with_name(f"{home.name}.{os.getpid()}")
+        building = TOOLS / ".new-uv"
         python = str(building / "bin" / "python")
         pip = [python, "-I", "-m", "pip", "install", "-q", "--no-deps", "--require-hashes", "-r", str(LOCKS / "uv.txt")]
-        try:
+        with only_one(TOOLS, self._say):
+            shutil.rmtree(building, ignore_errors=True)
             for command in ([sys.executable, "-I", "-m", "venv", str(building)], pip):
-                done = subprocess.run(command, capture_output=True, text=True, check=False)
+                done = subprocess.run(command, capture_output=True, text=True, check=False, close_fds=False)
                 if done.returncode:
                     raise SetupError(self._explain(command, done.stdout + done.stderr))
             if not home.exists():
                 building.rename(home)
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
 
     @staticmethod
     def _explain(command: list[str], output: str) -> str:
