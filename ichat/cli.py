@@ -66,6 +66,8 @@ def run(argv: Sequence[str]) -> int:
 def _command(argv: Sequence[str]) -> int:
     commands: dict[str, Callable[[Sequence[str]], int]] = {
         "serve": _serve,
+        "config": _config,
+        "explain": _explain,
         "health": _health,
         "status": _status,
         "version": _version,
@@ -115,18 +117,37 @@ def _serve(argv: Sequence[str]) -> int:
 
     signals = StopSignals()
     resolved = _resolve(argv)
+    from ichat.config.preflight import preflight
     from ichat.launcher.app import Outside, serve
     from ichat.observe.logs import set_up_logs
 
+    notices = (*resolved.notices, *preflight(resolved))
     sources = resolved.sources
     writer = set_up_logs(resolved.settings.server.log_format, is_debug=sources.is_debug)
     try:
         outside = Outside(
-            signals, sources.worker_environment(), sources.environ.get("XDG_RUNTIME_DIR"), writer, resolved.notices
+            signals, sources.worker_environment(), sources.environ.get("XDG_RUNTIME_DIR"), writer, notices
         )
         return serve(resolved.settings, outside)
     finally:
         writer.close()
+
+
+def _config(argv: Sequence[str]) -> int:
+    resolved = _resolve(argv)
+    from ichat.config.report import render_config
+
+    print(render_config(resolved), end="")
+    return 0
+
+
+def _explain(argv: Sequence[str]) -> int:
+    resolved = _resolve(argv)
+    from ichat.backends.explain import render_explain
+    from ichat.launcher.environment import accelerator_of
+
+    print(render_explain(resolved, accelerator_of(resolved.model)), end="")
+    return 0
 
 
 def _health(argv: Sequence[str]) -> int:

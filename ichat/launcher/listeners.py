@@ -16,7 +16,7 @@ from ichat.launcher import process_table
 #: The kernel cuts it to net.core.somaxconn. A burst of clients must find room while the front is restarted.
 BACKLOG = 4096
 #: The front of a launcher that was just killed may take a moment to die and to leave the port.
-_BUSY_LIMIT_S = 0.5
+_BUSY_LIMIT_S = 0.25
 _BUSY_POLL_S = 0.05
 _LISTEN_STATE = "0A"
 

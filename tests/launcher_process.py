@@ -1,0 +1,223 @@
+"""A real launcher with the real front and a fake engine, started as a user starts it, for tests of faults."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+#: Every process of one launcher inherits it, so that survivors can be found wherever they have gone.
+MARK = "TEST_LAUNCHER_MARK"
+ICHAT = (sys.executable, "-m", "ichat")
+STEP_S = 0.002
+
+
+class Launcher:
+    """``with Launcher() as it:`` starts `ichat serve` on a free port; what is left of it afterwards is killed.
+
+    ``engine_args`` is the script of the fake engine; sections of the configuration are given by name.
+    """
+
+    def __init__(
+        self,
+        *,
+        engine_args: dict[str, Any] | None = None,
+        command: tuple[str, ...] = ICHAT,
+        env: dict[str, str] | None = None,
+        stderr: int | None = None,
+        **sections: dict[str, Any],
+    ) -> None:
+        self.home = Path(tempfile.mkdtemp(prefix="ichat-test-"))
+        self.run_dir = self.home / "run"
+        self.log = self.home / "log"
+        self.mark = uuid.uuid4().hex
+        self._command, self._stderr, self._env = command, stderr, env or {}
+        self._port: int | None = None
+        model = {"backend": "fake", "model_path": "fake/model", "engine_args": engine_args or {}}
+        config = {"server": {"host": "127.0.0.1", "port": 0}, "models": {"demo": model}}
+        for name, section in sections.items():
+            config[name] = {**config.get(name, {}), **section}
+        (self.home / "configs.yaml").write_text(yaml.safe_dump(config))
+
+    def start(self) -> Launcher:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("ICHAT_")}
+        ours = {"ICHAT_CONFIG": str(self.home / "configs.yaml"), "ICHAT_RUN_DIR": str(self.run_dir), MARK: self.mark}
+        with self.log.open("ab") as log:
+            self.began = time.monotonic()
+            self.process = subprocess.Popen(
+                [*self._command, "serve"],
+                env={**kept, **ours, **self._env},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log if self._stderr is None else self._stderr,
+                cwd=self.home,
+            )
+        return self
+
+    def __enter__(self) -> Launcher:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        for pid in self.survivors():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+        shutil.rmtree(self.home, ignore_errors=True)
+
+    # ---- what it says -----------------------------------------------------------------------------------------
+
+    @property
+    def port(self) -> int:
+        if self._port is None:
+            found = self.wait_for(lambda: re.search(r"listening on http://\S+:(\d+)", self.lines()), 5)
+            self._port = int(found[1])
+        return self._port
+
+    def lines(self) -> str:
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    def get(self, path: str, *, timeout_s: float = 5) -> tuple[int, str]:
+        """(status, body) of the public port; (0, why) when there is no answer."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout_s)
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+        except (OSError, http.client.HTTPException) as error:
+            return 0, repr(error)
+        finally:
+            connection.close()
+
+    def probe(self, path: str) -> tuple[int, str]:
+        """The same from the launcher's probe socket."""
+        with contextlib.suppress(OSError, IndexError, ValueError), socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(5)
+            sock.connect(str(self.run_dir / "ichat.sock"))
+            sock.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+            answer = b""
+            while data := sock.recv(65536):
+                answer += data
+            head, _, body = answer.partition(b"\r\n\r\n")
+            return int(head.split()[1]), body.decode()
+        return 0, ""
+
+    def health(self) -> str:
+        return self.probe("/health")[1].strip()
+
+    def status(self) -> dict[str, Any]:
+        code, body = self.probe("/status")
+        return json.loads(body) if code == 200 else {}
+
+    @property
+    def front_pid(self) -> int:
+        return int(self.status()["front"]["pid"])
+
+    @property
+    def worker_pid(self) -> int:
+        return int(self.status()["instances"][0]["pid"])
+
+    @property
+    def restarts(self) -> int:
+        return int(self.status()["instances"][0]["restarts"])
+
+    def engine_pids(self) -> list[int]:
+        """The processes below the worker."""
+        return [pid for pid in self.survivors() if command_line(pid).startswith("FAKE::")]
+
+    # ---- waiting ----------------------------------------------------------------------------------------------
+
+    def wait_for(self, condition: Callable[[], Any], limit_s: float) -> Any:
+        """The first true value, within the limit."""
+        end = time.monotonic() + limit_s
+        while not (value := condition()):
+            if time.monotonic() > end:
+                raise AssertionError(f"not within {limit_s} s; the log says:\n{self.lines()[-4000:]}")
+            time.sleep(STEP_S)
+        return value
+
+    def wait_ready(self, limit_s: float = 15) -> Launcher:
+        self.wait_for(lambda: self.probe("/health")[0] == 200, limit_s)
+        return self
+
+    def wait_catching_sigterm(self) -> None:
+        """Until Python has got so far that SIGTERM is its own: before, it ends any program by itself."""
+        mask = 1 << (signal.SIGTERM - 1)
+        status = Path(f"/proc/{self.process.pid}/status")
+
+        def is_caught() -> bool:
+            caught = re.search(r"SigCgt:\s*([0-9a-f]+)", status.read_text())
+            return bool(caught and int(caught[1], 16) & mask)
+
+        self.wait_for(is_caught, 5)
+
+    def stop(self, number: int = signal.SIGTERM, limit_s: float = 15) -> int:
+        """Signal it and wait for its end: the exit code."""
+        self.process.send_signal(number)
+        return self.wait(limit_s)
+
+    def wait(self, limit_s: float = 15) -> int:
+        try:
+            return self.process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still there after {limit_s} s; the log says:\n{self.lines()[-4000:]}") from None
+
+    # ---- what is left -----------------------------------------------------------------------------------------
+
+    def survivors(self) -> list[int]:
+        """Everything that lives and was started by this launcher, the launcher included."""
+        return [pid for pid in living() if self.mark.encode() in environment(pid)]
+
+    def assert_nothing_left(self, limit_s: float = 1) -> None:
+        self.wait_for(lambda: not self.survivors(), limit_s)
+        assert not self.run_dir.exists(), list(self.run_dir.rglob("*"))
+
+
+def living() -> Iterator[int]:
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            if not re.search(r"^State:\s+[ZX]", Path(f"/proc/{name}/status").read_text(), re.M):
+                yield int(name)
+
+
+def environment(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return b""
+
+
+def command_line(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def zombies_of(pid: int) -> list[int]:
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            status = Path(f"/proc/{name}/status").read_text()
+            if re.search(r"^State:\s+Z", status, re.M) and re.search(rf"^PPid:\s+{pid}$", status, re.M):
+                found.append(int(name))
+    return found
+
+
+def shared_memory() -> set[str]:
+    return set(os.listdir("/dev/shm"))
