@@ -18,6 +18,7 @@ from ichat.backends import start_method
 from ichat.backends.base_backend import BaseBackend
 from ichat.backends.failures import refuse_arguments
 from ichat.backends.http_server import HTTPServer
+from ichat.backends.model_files import architectures_of
 from ichat.backends.owner_thread import OwnerThread
 from ichat.backends.warm_up import request_once
 from ichat.errors import EngineError
@@ -105,7 +106,19 @@ class SGLangBackend(BaseBackend):
             if getattr(resolved, name) != served:
                 flag = f"--{name.replace('_', '-')}"
                 refuse_arguments("SGLang", f"{flag} {getattr(resolved, name)} is not served in process. Leave it out")
+        self._refuse_wrong_vectors(args.model_path, resolved.is_embedding)
         self._args = args
+
+    def _refuse_wrong_vectors(self, model_path: str, is_embedding: bool) -> None:
+        """On the CPU SGLang pools BERT's vectors wrongly, whatever the model says (measured with 0.5.21 and 0.5.23)."""
+        from sglang.srt.configs.model_config import is_generation_model
+
+        if self.framework_args.accelerator != "cpu":
+            return
+        if not is_generation_model(architectures_of(model_path), is_embedding):
+            refuse_arguments(
+                "SGLang", "on the CPU its vectors of an embedding model are wrong. Serve this model with backend: vllm"
+            )
 
     # ---- engine -------------------------------------------------------------------------------------------
 
@@ -113,7 +126,6 @@ class SGLangBackend(BaseBackend):
         await self._owner.call(self._load)
         # At the first request SGLang takes SIGTERM and SIGQUIT of the loop over; this is its seam to give them back.
         self._tokenizer_manager.signal_handler_class = _signal_handlers(self)
-        self._refuse_wrong_vectors()
 
     def _load(self) -> None:
         from sglang.srt.entrypoints.engine import (
@@ -134,12 +146,6 @@ class SGLangBackend(BaseBackend):
         self._scheduler_info = scheduled.scheduler_infos[0]
         if watchdog is not None:
             watchdog.stop()  # it polls, and sends SIGQUIT to this process; our pidfds are faster
-
-    def _refuse_wrong_vectors(self) -> None:
-        if self.framework_args.accelerator == "cpu" and not self._tokenizer_manager.is_generation:
-            refuse_arguments(
-                "SGLang", "on the CPU its vectors of an embedding model are wrong. Serve this model with backend: vllm"
-            )
 
     # ---- server -------------------------------------------------------------------------------------------
 

@@ -7,17 +7,16 @@ handlers: parse → configure → AsyncLLM → build_app → init_app_state → 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import re
 from argparse import Namespace
-from pathlib import Path
 from typing import Any, NoReturn
 
 from ichat.backends import start_method
 from ichat.backends.base_backend import BaseBackend
 from ichat.backends.failures import refuse_arguments
 from ichat.backends.http_server import HTTPServer
+from ichat.backends.model_files import architectures_of
 from ichat.backends.owner_thread import OwnerThread
 from ichat.backends.warm_up import request_once
 from ichat.errors import EngineError
@@ -198,11 +197,7 @@ def _inspect_here(model_path: str) -> None:
     """
     from vllm import ModelRegistry
 
-    try:
-        architectures = json.loads(Path(model_path, "config.json").read_bytes()).get("architectures") or []
-    except OSError:
-        return  # a model of the hub, which is not here yet: vLLM finds out by itself
-    for architecture in architectures:
+    for architecture in architectures_of(model_path):
         known = ModelRegistry.models.get(architecture)
         if known is not None:
             ModelRegistry.register_model(architecture, known.load_model_cls())

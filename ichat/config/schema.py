@@ -38,7 +38,7 @@ class Timeouts(Schema):
     drain_s: PositiveFloat = Field(
         30, description="after SIGTERM, linger included: requests may finish until then (ICHAT_DRAIN_SECONDS)"
     )
-    stop_s: PositiveFloat = Field(2, description="after the drain: the engine may leave by itself before it is killed")
+    stop_s: PositiveFloat = Field(5, description="after the drain: the engine may leave by itself before it is killed")
     probe_every_s: PositiveFloat = Field(5, description="between two probes through the engine and back")
     probe_suspect_s: PositiveFloat = Field(3, description="an idle engine that has not answered a probe is not ready")
     probe_limit_s: PositiveFloat = Field(

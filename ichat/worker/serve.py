@@ -61,22 +61,36 @@ async def _serve(control: socket.socket) -> ExitCode:
     start = await channel.receive()
     if not isinstance(start, messages.StartWorker):
         return ExitCode.OK  # the launcher has gone before it said anything
+    try:
+        return await _live(start, channel)
+    except IchatError as error:
+        channel.send(messages.WorkerFailed(int(error.exit_code), error.code, str(error)))
+        return error.exit_code
+    except Exception as error:  # noqa: BLE001  our bug: told with its traceback, and with its own exit code
+        channel.send(messages.WorkerFailed(int(ExitCode.SOFTWARE), "E-INTERNAL", repr(error)))
+        traceback.print_exc()
+        return ExitCode.SOFTWARE
+    finally:
+        await channel.flush()
+
+
+async def _live(start: messages.StartWorker, channel: Channel) -> ExitCode:
     report = _Report(channel)
     backend = _backend(start, report)
     report.ready = lambda: channel.send(
         messages.WorkerReady([backend.framework_args.model.served_name], backend.tasks())
     )
     _own_signals(backend, channel)
-    helpers = [
+    companions = [
         asyncio.create_task(_announce(backend, report), name="announce"),
         asyncio.create_task(_obey(channel, backend), name="control"),
     ]
     try:
-        return await _run(backend, channel)
+        await backend.run()
     finally:
-        for helper in helpers:
-            helper.cancel()
-        await channel.flush()
+        for companion in companions:
+            companion.cancel()
+    return ExitCode.DRAIN_ABORTED if backend.was_cut_off else ExitCode.OK
 
 
 def _backend(start: messages.StartWorker, report: _Report) -> BaseBackend:
@@ -117,17 +131,3 @@ async def _obey(channel: Channel, backend: BaseBackend) -> None:
         if isinstance(message, messages.Ping):
             channel.send(messages.Pong(message.number))
     backend.request_stop()  # the launcher has gone: nobody will send us anything any more
-
-
-async def _run(backend: BaseBackend, channel: Channel) -> ExitCode:
-    try:
-        await backend.run()
-    except IchatError as error:
-        channel.send(messages.WorkerFailed(int(error.exit_code), error.code, str(error)))
-        log.error("%s: failed: %s", backend.framework_args.instance, error)
-        return error.exit_code
-    except Exception as error:  # noqa: BLE001  our bug: told with its traceback, and with its own exit code
-        channel.send(messages.WorkerFailed(int(ExitCode.SOFTWARE), "E-INTERNAL", repr(error)))
-        traceback.print_exc()
-        return ExitCode.SOFTWARE
-    return ExitCode.DRAIN_ABORTED if backend.was_cut_off else ExitCode.OK
