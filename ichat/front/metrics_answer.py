@@ -58,6 +58,12 @@ class MetricsAnswer:
             self._connection = connection
             connection.send(self, _ASK, b"")
 
+    def answer_received(self, head: ResponseHead, body: bytes) -> None:
+        self._connection = None
+        self.head_received(head)
+        self.body_received(body)
+        self._answer()
+
     def head_received(self, head: ResponseHead) -> None:
         self._is_wanted = head.status == 200
 

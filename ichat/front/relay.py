@@ -73,7 +73,8 @@ class Relay:
 
     def start(self, client: ClientConnection) -> None:
         self._client = client
-        self._traffic.began()
+        self._traffic.in_flight += 1
+        self._traffic.requests += 1
         try:
             found = model_name.search(self._request)
         except model_name.BodyError as error:
@@ -102,13 +103,12 @@ class Relay:
         model = self._table.find(name)
         if isinstance(model, Failure):
             self._refuse(model)
-        elif (failure := self._table.refusal(model)) is not None:
-            self._refuse(failure)
+        elif not model.is_ready:
+            self._refuse(model.refusal(self._table.retry_after_s))
         else:
             self._model = model
             assert self._request.route is not None
             self._route_traffic = self._traffic.route(model.name, self._request.route.name)
-            self._traffic.earn_retry()
             worker = model.pick()
             assert worker is not None  # a ready model has one
             self._dispatch(worker)
@@ -130,6 +130,24 @@ class Relay:
         connection.send(self, *self._request.to_worker())
 
     # ---- from the worker ----------------------------------------------------------------------------------
+
+    def answer_received(self, head: ResponseHead, body: bytes) -> None:
+        worker = self._worker
+        assert worker is not None
+        self._connection = None
+        if head.status >= 500 and head.status != _NOT_IMPLEMENTED:
+            self._reject(head)
+            return
+        request = self._request
+        if head.is_chunked:  # of known length by now
+            head.content_length_line = b"content-length: %d\r\n" % len(body)
+        is_ended_by_length = head.has_length or head.is_chunked
+        keep_alive = request.keep_alive and is_ended_by_length
+        self._first_bytes = head.encode(head.content_length_line, self._client.connection_line(request, keep_alive))
+        self._write(body)
+        worker.note_success()
+        self._end(head.status)
+        self._client.exchange_ended(keep_alive=keep_alive)
 
     def head_received(self, head: ResponseHead) -> None:
         if head.status >= 500 and head.status != _NOT_IMPLEMENTED:
@@ -178,12 +196,9 @@ class Relay:
 
     def _reject(self, head: ResponseHead) -> None:
         """The engine's own failure: perhaps another worker can, else the client gets its status in our words."""
-        worker, connection = self._worker, self._connection
-        assert worker is not None
-        assert connection is not None
-        worker.note_failure(f"{worker.instance.name}: answered {head.status}")
-        self._connection = None
-        connection.detach()
+        assert self._worker is not None
+        self._worker.note_failure(f"{self._worker.instance.name}: answered {head.status}")
+        self._abandon()
         if head.status in _RETRIED_STATUSES and self._retry():
             return
         kept = tuple(line for line in head.lines if line.lower().startswith(_KEPT_OF_A_FAILURE))
@@ -258,7 +273,7 @@ class Relay:
     def _end(self, status: int) -> None:
         self._is_over = True
         self._leave_worker()
-        self._traffic.ended()
+        self._traffic.in_flight -= 1
         if (traffic := self._route_traffic) is not None:
             traffic.by_status_class[status // 100] += 1
             traffic.duration.observe(time.monotonic() - self._started_at)

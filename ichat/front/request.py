@@ -18,9 +18,9 @@ class Request:
         "content_encoding",
         "content_length",
         "content_type",
+        "dropped_bytes",
+        "dropped_count",
         "failure",
-        "header_bytes",
-        "header_count",
         "host_count",
         "is_chunked",
         "is_head_complete",
@@ -43,7 +43,8 @@ class Request:
         self.path = b""  # the target up to its query
         self.lines: list[bytes] = []  # the headers that are passed on, each a whole line
         self.body: bytes | bytearray = b""
-        self.header_count = self.header_bytes = self.host_count = 0
+        self.host_count = 0
+        self.dropped_count = self.dropped_bytes = 0  # headers that are not passed on
         self.content_length = -1  # -1: not announced
         self.is_chunked = self.is_http10 = self.is_upgrade = self.is_head_complete = False
         self.waits_for_continue = False  # Expect: 100-continue
@@ -52,6 +53,14 @@ class Request:
         self.nominated: set[bytes] | None = None  # headers that Connection declares to be for this hop only
         self.route: Route | None = None
         self.failure: Failure | None = None  # known from the head; told when the body has been read
+
+    @property
+    def header_count(self) -> int:
+        return len(self.lines) + self.dropped_count
+
+    @property
+    def header_bytes(self) -> int:
+        return sum(map(len, self.lines)) + self.dropped_bytes
 
     @property
     def has_body(self) -> bool:

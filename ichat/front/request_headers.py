@@ -92,7 +92,8 @@ def _take_x_api_key(request: Request, value: bytes) -> bool:
 
 
 def _drop(request: Request, value: bytes) -> bool:
-    del request, value
+    request.dropped_count += 1
+    request.dropped_bytes += len(value)
     return False
 
 

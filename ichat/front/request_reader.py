@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _TLS_HANDSHAKE = 0x16
 #: More than a client ever has a reason to send ahead, in one read.
 _PIPELINE_LIMIT = 32
+#: A long read is parsed so much at a time while it may be a head.
+_HEAD_SLICE_BYTES = 16 * 1024
 #: A body of a refused request is read up to this size, so that the connection can go on.
 _WORTH_READING_BYTES = 64 * 1024
 
@@ -41,7 +43,7 @@ class RequestReader:
         self._parser = httptools.HttpRequestParser(self)
         self.request: Request | None = None  # the one that is arriving
         self.complete: deque[Request] = deque()
-        self._head_bytes = 0  # of a head that did not arrive in one piece
+        self._head_bytes = 0  # seen of the head that is arriving, at most
         self._is_at_end = False  # the client announced that no request follows
 
     @property
@@ -52,27 +54,37 @@ class RequestReader:
         """Parse; a failure means that nothing more can be read from this connection."""
         if self._is_at_end:
             return None
-        before = self.request
+        self._head_bytes += len(data)
         try:
-            self._parser.feed_data(data)
+            if len(data) <= _HEAD_SLICE_BYTES or (self.request is not None and self.request.is_head_complete):
+                self._parser.feed_data(data)
+            else:
+                self._feed_slices(data)
         except httptools.HttpParserError as error:
             return None if self._is_at_end else _explain(error, data)
+        except Refused as refusal:
+            return refusal.failure
         request = self.request
-        if (request is None and not self.complete) or (request is before and before is not None):
-            return self._watch_head(request, len(data))
-        self._head_bytes = 0
-        return None
+        if (request is None and self.complete) or (request is not None and request.is_head_complete):
+            self._head_bytes = 0
+            return None
+        return self._watch_head(request)
 
     def release(self) -> None:
         """Break the ring of parser and reader, which only the garbage collector could."""
         self._parser = None
 
-    def _watch_head(self, request: Request | None, size: int) -> Failure | None:
+    def _feed_slices(self, data: bytes) -> None:
+        """Much at once: look at what it makes of a head before going on."""
+        for start in range(0, len(data), _HEAD_SLICE_BYTES):
+            self._parser.feed_data(data[start : start + _HEAD_SLICE_BYTES])
+            if (request := self.request) is not None and not request.is_head_complete:
+                self._check_size(request)
+
+    def _watch_head(self, request: Request | None) -> Failure | None:
         """A head that never ends: the parser keeps what it has seen of a header, however long."""
-        if request is not None and request.is_head_complete:
-            self._head_bytes = 0
-            return None
-        self._head_bytes += size
+        if request is not None and request.header_count > self._limits.header_count:
+            return self._too_large(f"more than {self._limits.header_count} of them").failure
         is_too_long = self._head_bytes > self._limits.url_bytes + self._limits.header_bytes
         return self._too_large(f"more than {self._limits.header_bytes} bytes").failure if is_too_long else None
 
@@ -82,25 +94,24 @@ class RequestReader:
         self.request = Request()
 
     def on_url(self, part: bytes) -> None:
-        request = self._arriving()
+        request = self.request
+        assert request is not None
         request.target += part
         if len(request.target) > (limit := self._limits.url_bytes):
             raise refused(f"URL: longer than {limit} bytes. Shorten it.", status=414, code="url_too_long")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        request = self._arriving()
+        request = self.request
+        assert request is not None
         if request.is_head_complete:  # a trailer of a chunked body: there is nowhere to pass it on
             return
-        request.header_count += 1
-        request.header_bytes += len(name) + len(value) + 4
-        if request.header_count > self._limits.header_count:
-            raise self._too_large(f"more than {self._limits.header_count} of them")
         take = TAKERS.get(name.lower())
         if take is None or take(request, value):
             request.lines.append(b"%b: %b\r\n" % (name, value))
 
     def on_headers_complete(self) -> None:
-        request = self._arriving()
+        request = self.request
+        assert request is not None
         request.is_head_complete = True
         request.method = self._parser.get_method()
         request.path = request.target.partition(b"?")[0]
@@ -115,7 +126,8 @@ class RequestReader:
             self._acknowledge()
 
     def on_body(self, piece: bytes) -> None:
-        request = self._arriving()
+        request = self.request
+        assert request is not None
         body = request.body
         if not body:
             request.body = piece
@@ -127,7 +139,8 @@ class RequestReader:
             raise self._too_long()
 
     def on_message_complete(self) -> None:
-        request = self._arriving()
+        request = self.request
+        assert request is not None
         request.keep_alive = self._parser.should_keep_alive()
         self._is_at_end = not request.keep_alive
         self.complete.append(request)
@@ -137,17 +150,12 @@ class RequestReader:
 
     # ---- judging ------------------------------------------------------------------------------------------
 
-    def _arriving(self) -> Request:
-        assert self.request is not None
-        return self.request
-
     def _check(self, request: Request) -> None:
         version = self._parser.get_http_version()
         request.is_http10 = version == "1.0"
         if version not in ("1.1", "1.0"):
             raise refused(f"HTTP/{version}: not spoken here. Use HTTP/1.1.")
-        if request.header_bytes > (limit := self._limits.header_bytes):
-            raise self._too_large(f"more than {limit} bytes")
+        self._check_size(request)
         if request.is_upgrade or request.method == b"CONNECT":
             raise refused("Upgrade: not offered here. Use plain HTTP/1.1, also instead of h2c.")
         if request.host_count != 1 and not (request.is_http10 and request.host_count == 0):
@@ -157,6 +165,13 @@ class RequestReader:
         if request.is_chunked and request.is_http10:
             raise refused("Transfer-Encoding: unknown to HTTP/1.0. Send Content-Length.")
         self._check_body(request)
+
+    def _check_size(self, request: Request) -> None:
+        if request.header_count > self._limits.header_count:
+            raise self._too_large(f"more than {self._limits.header_count} of them")
+        # A head cannot be longer than what has been seen, so that adding it up is rarely needed.
+        if self._head_bytes > (limit := self._limits.header_bytes) and request.header_bytes > limit:
+            raise self._too_large(f"more than {limit} bytes")
 
     def _check_body(self, request: Request) -> None:
         if request.content_length > self._limits.body_bytes:

@@ -23,23 +23,16 @@ _SECONDS_AT_END = re.compile(r", \d+ s$")
 class Model:
     """One model and its workers that can be sent requests."""
 
-    __slots__ = ("route", "workers")
+    __slots__ = ("is_ready", "name", "route", "workers")
 
-    def __init__(self, route: messages.RouteModel) -> None:
-        self.route = route
-        self.workers: list[Worker] = []
-
-    @property
-    def name(self) -> str:
-        return self.route.name
+    def __init__(self, route: messages.RouteModel, workers: list[Worker]) -> None:
+        self.route, self.workers = route, workers
+        self.name = route.name
+        self.is_ready = route.state == "ready" and bool(workers)
 
     @property
     def names(self) -> list[str]:
         return self.route.served_names or [self.route.name]
-
-    @property
-    def is_ready(self) -> bool:
-        return self.route.state == "ready" and bool(self.workers)
 
     def pick(self, tried: Collection[Worker] = ()) -> Worker | None:
         """The worker with the least in flight, of equals the one that served least; None: there is no other.
@@ -67,10 +60,8 @@ class Model:
         phase = _SECONDS_AT_END.sub("", route.words) or "starting"
         return f"loading {self.name}: {phase}, {max(0, int(time.time() - route.since))} s"
 
-    def refusal(self, retry_after_s: int) -> Failure | None:
-        """Why it takes no request now."""
-        if self.is_ready:
-            return None
+    def refusal(self, retry_after_s: int) -> Failure:
+        """Why it takes no request now, though it is known."""
         code = {"starting": "model_loading", "draining": "model_draining"}.get(self.route.state, "no_worker")
         return Failure(503, code, f"{self.words()}. Try again in {retry_after_s} s.", retry_after_s)
 
@@ -117,32 +108,35 @@ class RoutingTable:
         return not any(one.name == model and one.route.state not in ("failed", "stopped") for one in self.models)
 
     def _model(self, route: messages.RouteModel, known: dict[_Key, Worker]) -> Model:
-        model = Model(route)
+        workers = []
         for instance in route.instances:
             key = (instance.name, instance.incarnation)
             worker = known.get(key) or Worker(instance, self._timeouts, self._report)
-            worker.is_retired = False  # one that was under suspicion may come back
             self._workers[key] = worker
-            model.workers.append(worker)
-        return model
+            worker.is_retired = False  # one that was under suspicion may come back
+            workers.append(worker)
+        return Model(route, workers)
 
     def find(self, name: str | None) -> Model | Failure:
         """The model of a request; without a name it must be the only one."""
+        if name is not None and (model := self._by_name.get(name)) is not None:
+            return model
         if not self.models:
             retry_after_s = self._timeouts.retry_after_s
             return Failure(503, "model_loading", f"starting. Try again in {retry_after_s} s.", retry_after_s)
         if name is not None:
-            return self._by_name.get(name) or model_not_found(name, self.served_names())
+            return model_not_found(name, self.served_names())
         if len(self.models) == 1:
             return self.models[0]
         message = f"model: missing, and several are served. Name one of {', '.join(self.served_names())}."
         return Failure(400, "invalid_body", message)
 
-    def refusal(self, model: Model) -> Failure | None:
-        return model.refusal(self._timeouts.retry_after_s)
-
     def served_names(self) -> list[str]:
         return list(self._by_name)
+
+    @property
+    def retry_after_s(self) -> int:
+        return self._timeouts.retry_after_s
 
     @property
     def is_ready(self) -> bool:

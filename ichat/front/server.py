@@ -31,10 +31,9 @@ _log = logging.getLogger(__name__)
 _BACKLOG = 4096
 #: Descriptors for anything but a client and the worker that serves it.
 _RESERVED_DESCRIPTORS = 128
-_LOAD_EVERY_S = 0.1
 #: So long before the deadline what is left is ended: time for the last words to leave.
 _LAST_WORDS_S = 1.0
-_FLUSH_POLL_S = 0.02
+_DRAIN_POLL_S = 0.02
 
 
 class Front:
@@ -45,11 +44,10 @@ class Front:
         limits = cast("Limits", SimpleNamespace(**start.limits))
         self._timeouts = timeouts = cast("Timeouts", SimpleNamespace(**start.timeouts))
         self._channel = channel
-        self._traffic = Traffic(self._load_changed)
+        self._traffic = Traffic()
         self._table = RoutingTable(timeouts, channel.send)
         self._reception = Reception(limits, timeouts, Keyring(start.api_keys), self._table, self._traffic)
         self._reception.connection_limit = min(limits.connections, _affordable_connections())
-        self._is_load_due = False
         self._load_told = 0
         self._deadline = float("inf")
         self._drain_news = asyncio.Event()
@@ -98,15 +96,7 @@ class Front:
                     raise TypeError(f"a front is not told {type(message).__name__}")
         _log.warning("front: the launcher is gone, leaving")
 
-    def _load_changed(self) -> None:
-        if not self._is_load_due:
-            self._is_load_due = True
-            asyncio.get_running_loop().call_later(_LOAD_EVERY_S, self._tell_load)
-        if self._draining is not None:
-            self._drain_news.set()
-
     def _tell_load(self) -> None:
-        self._is_load_due = False
         if self._traffic.in_flight != self._load_told:
             self._load_told = self._traffic.in_flight
             self._channel.send(messages.FrontLoad(self._load_told))
@@ -120,6 +110,8 @@ class Front:
             now = time.monotonic()
             for client in [client for client in self._reception.clients if client.deadline <= now]:
                 client.expire()
+            self._tell_load()
+            self._traffic.refill_retries()
             for worker in self._table.workers:
                 worker.close_idle_since(now - self._timeouts.worker_idle_s)
 
@@ -157,9 +149,9 @@ class Front:
             if left_s <= 0:
                 return
             self._drain_news.clear()
-            # What leaves the buffers of a connection is nobody's news, so it is looked for.
+            # Looked for, not announced: requests and bytes that leave tell nobody, which keeps their path short.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._drain_news.wait(), min(left_s, _FLUSH_POLL_S))
+                await asyncio.wait_for(self._drain_news.wait(), min(left_s, _DRAIN_POLL_S))
 
 
 def _affordable_connections() -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from ichat.observe.metrics import Histogram, family, sample
 
 _BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
@@ -25,29 +23,27 @@ class RouteTraffic:
 
 
 class Traffic:
-    """The front's counters. ``in_flight`` are the requests that a worker has, or that look for one.
-
-    ``load_changed`` is called when their number has.
-    """
+    """The front's counters. ``in_flight`` are the requests that a worker has, or that look for one."""
 
     __slots__ = (
+        "_requests_seen",
         "_retry_tokens",
         "_routes",
         "connections",
         "in_flight",
         "left",
-        "load_changed",
         "lost",
         "refused",
+        "requests",
         "retries",
     )
 
-    def __init__(self, load_changed: Callable[[], None]) -> None:
-        self.load_changed = load_changed
+    def __init__(self) -> None:
         self._routes: dict[tuple[str, str], RouteTraffic] = {}
         self.refused: dict[str, int] = {}  # by code
-        self.in_flight = self.connections = 0
+        self.requests = self.in_flight = self.connections = 0
         self.retries = self.lost = self.left = 0
+        self._requests_seen = 0
         self._retry_tokens = _RETRY_FLOOR
 
     def route(self, model: str, route: str) -> RouteTraffic:
@@ -56,21 +52,14 @@ class Traffic:
             found = self._routes[key] = RouteTraffic()
         return found
 
-    def began(self) -> None:
-        self.in_flight += 1
-        self.load_changed()
-
-    def ended(self) -> None:
-        self.in_flight -= 1
-        self.load_changed()
-
     def refuse(self, code: str) -> None:
         self.refused[code] = self.refused.get(code, 0) + 1
 
-    def earn_retry(self) -> None:
-        """Each request that reaches a worker pays a part of somebody's retry."""
-        if self._retry_tokens < _RETRY_FLOOR:
-            self._retry_tokens += _RETRY_SHARE
+    def refill_retries(self) -> None:
+        """Called by the sweep: the requests since the last one pay for the retries until the next."""
+        earned = (self.requests - self._requests_seen) * _RETRY_SHARE
+        self._requests_seen = self.requests
+        self._retry_tokens = min(self._retry_tokens + earned, max(_RETRY_FLOOR, earned))
 
     def spend_retry(self) -> bool:
         if self._retry_tokens < 1:

@@ -63,8 +63,9 @@ class Worker:
     # ---- connections --------------------------------------------------------------------------------------
 
     def idle_connection(self) -> WorkerConnection | None:
-        while self._idle:
-            connection = self._idle.pop()
+        idle = self._idle
+        while idle:
+            connection = idle.pop()
             if connection.is_usable:
                 return connection
         return None

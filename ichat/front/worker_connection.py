@@ -12,24 +12,11 @@ from ichat.front.replies import status_line
 if TYPE_CHECKING:
     from ichat.front.worker import Worker
 
-#: Headers that are for one hop; the client's own hop has others.
-_HOP_BY_HOP = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"trailer", b"upgrade"))
+#: Headers that the client's hop gets in its own way, or not at all.
+_OWN_HEADERS = frozenset(
+    (b"connection", b"keep-alive", b"proxy-connection", b"trailer", b"upgrade", b"transfer-encoding", b"content-length")
+)
 _BODILESS = frozenset((204, 304))
-
-
-class ResponseReceiver(Protocol):
-    """Whoever a response is for. A receiver lets go of its connection by `detach`, or is told of its end."""
-
-    def connected(self, connection: WorkerConnection) -> None: ...
-
-    def head_received(self, head: ResponseHead) -> None: ...
-
-    def body_received(self, piece: bytes) -> None: ...
-
-    def response_completed(self) -> None: ...
-
-    def connection_failed(self, connection: WorkerConnection | None) -> None:
-        """No connection, or one that ended before the response did."""
 
 
 class ResponseHead:
@@ -55,8 +42,40 @@ class ResponseHead:
         """The end of the body is known without the end of the connection or chunks."""
         return self.content_length >= 0 or self.status in _BODILESS
 
+    def take(self, lowered: bytes, name: bytes, value: bytes) -> None:
+        """A header that is not simply passed on."""
+        if lowered == b"content-length":
+            self.content_length = int(value)
+            self.content_length_line = b"%b: %b\r\n" % (name, value)
+        elif lowered == b"transfer-encoding":
+            self.is_chunked = True
+        else:
+            self.closes |= value.lower() == b"close"
+
     def encode(self, framing: bytes, connection: bytes) -> bytes:
         return b"".join((status_line(self.status), *self.lines, framing, connection, b"\r\n"))
+
+
+class ResponseReceiver(Protocol):
+    """Whoever a response is for. It lets go of a connection by `detach`, or is told of its end.
+
+    A response that came in one read is told by `answer_received` alone; any other by `head_received`, then
+    `body_received` as often as needed, then `response_completed`. When the last of them is called the connection
+    has already been given back.
+    """
+
+    def connected(self, connection: WorkerConnection) -> None: ...
+
+    def answer_received(self, head: ResponseHead, body: bytes) -> None: ...
+
+    def head_received(self, head: ResponseHead) -> None: ...
+
+    def body_received(self, piece: bytes) -> None: ...
+
+    def response_completed(self) -> None: ...
+
+    def connection_failed(self, connection: WorkerConnection | None) -> None:
+        """No connection, or one that ended before the response did."""
 
 
 class WorkerConnection(asyncio.Protocol):
@@ -162,47 +181,44 @@ class WorkerConnection(asyncio.Protocol):
         if self._raw_left:
             self._pass_raw(receiver, data)
             return
-        is_sound = True
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            is_sound = False
-        if self._is_complete or is_sound:
-            self._tell(receiver, is_sound=is_sound)
-        else:
-            self._fail()
-            self.abort()
+            if not self._is_complete:
+                self._fail()
+                self.abort()
+                return
+            self._head.closes = True  # what came behind the answer makes the connection unusable
+        if self._is_complete and not self._is_head_told:
+            body = self._taken()
+            self._give_back()
+            receiver.answer_received(self._head, body)
+        elif self._is_head_complete:
+            self._tell(receiver)
 
     # ---- called by the parser -----------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
-        if self._is_complete:  # a response more than there were requests
-            raise ValueError("unasked response")
+        if self._is_complete:
+            raise ValueError("a response more than there were requests")
         self._head = ResponseHead()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._is_head_complete:  # a trailer
-            return
-        head, lowered = self._head, name.lower()
-        if lowered == b"content-length":
-            head.content_length = int(value)
-            head.content_length_line = b"%b: %b\r\n" % (name, value)
-            return
-        if lowered == b"transfer-encoding":
-            head.is_chunked = True
-            return
-        if lowered == b"content-type":
-            head.content_type = value.lower()
-        elif lowered in _HOP_BY_HOP:
-            head.closes |= value.lower() == b"close"
-            return
-        head.lines.append(b"%b: %b\r\n" % (name, value))
+        head = self._head
+        lowered = name.lower()
+        if lowered in _OWN_HEADERS:
+            head.take(lowered, name, value)
+        elif not self._is_head_complete:  # else a trailer
+            if lowered == b"content-type":
+                head.content_type = value.lower()
+            head.lines.append(b"%b: %b\r\n" % (name, value))
 
     def on_headers_complete(self) -> None:
         head, parser = self._head, self._parser
-        head.status = parser.get_status_code()
-        head.closes |= parser.get_http_version() != "1.1"
-        self._is_head_complete = head.status >= 200
+        head.status = status = parser.get_status_code()
+        if parser.get_http_version() != "1.1":
+            head.closes = True
+        self._is_head_complete = status >= 200
 
     def on_body(self, piece: bytes) -> None:
         self._pieces.append(piece)
@@ -212,48 +228,49 @@ class WorkerConnection(asyncio.Protocol):
 
     # ---- telling ------------------------------------------------------------------------------------------
 
-    def _tell(self, receiver: ResponseReceiver, *, is_sound: bool) -> None:
-        if not self._is_head_complete:
-            return
-        is_complete = self._is_complete
+    def _taken(self) -> bytes:
+        """The body as far as it has come since the last time."""
+        pieces = self._pieces
+        if not pieces:
+            return b""
+        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
+        return body
+
+    def _tell(self, receiver: ResponseReceiver) -> None:
         if not self._is_head_told:
             self._is_head_told = True
             receiver.head_received(self._head)
-        if self._pieces:
-            piece = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-            self._pieces.clear()
-            self._skip_parser(len(piece))
-            if self._receiver is receiver:
-                receiver.body_received(piece)
-        if is_complete and self._receiver is receiver:
-            self._give_back(is_reusable=is_sound)
+        if (piece := self._taken()) and self._receiver is receiver:
+            if self._head.content_length > len(piece) and not self._is_complete:
+                # A body of known length that is not all here is only counted from now on.
+                self._raw_left = self._head.content_length - len(piece)
+                self._parser = None  # it would wait for the rest
+            receiver.body_received(piece)
+        if self._is_complete and self._receiver is receiver:
+            self._give_back()
             receiver.response_completed()
-
-    def _skip_parser(self, received: int) -> None:
-        """A body of known length that is not here yet is only counted from now on."""
-        if self._head.content_length > received and not self._is_complete:
-            self._raw_left = self._head.content_length - received
-            self._parser = None  # it would wait for the rest
 
     def _pass_raw(self, receiver: ResponseReceiver, data: bytes) -> None:
         self._raw_left -= len(data)
-        if self._raw_left < 0:  # more than it announced: the rest belongs to nobody
-            data = data[: self._raw_left]
-        is_exact = self._raw_left == 0
         if is_complete := self._raw_left <= 0:
+            if self._raw_left < 0:  # more than was announced: the rest belongs to nobody
+                self._head.closes = True
+                data = data[: self._raw_left]
             self._raw_left = 0
         receiver.body_received(data)
         if is_complete and self._receiver is receiver:
-            self._give_back(is_reusable=is_exact)
+            self._give_back()
             receiver.response_completed()
 
-    def _give_back(self, *, is_reusable: bool) -> None:
+    def _give_back(self) -> None:
         self._receiver = None
-        if is_reusable and not self._head.closes and self.is_usable:
-            self.resume()
-            self._worker.take_back(self)
-        else:
+        if self._head.closes or not self.is_usable:
             self.close()
+            return
+        if self._is_paused:
+            self.resume()
+        self._worker.take_back(self)
 
     def _fail(self) -> None:
         receiver, self._receiver = self._receiver, None
