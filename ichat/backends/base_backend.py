@@ -128,6 +128,8 @@ class BaseBackend(abc.ABC):
                 self._check_processes()
                 self.backend_ready_event.set()
                 await self._unless_over(Monitor(self, self.timeouts, self.news).run())
+        except IchatError as error:
+            self._failure = self._failure or error  # an engine that is lost is not asked to leave, but killed
         finally:
             self.backend_ready_event.clear()
             await self.cleanup()
