@@ -17,6 +17,10 @@ class Keyring:
         # Digests have one length, so that comparing them tells nothing about the length of a key.
         self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
 
+    @property
+    def has_keys(self) -> bool:
+        return bool(self._digests)
+
     def admits(self, request: Request) -> bool:
         """True if the request carries a key of ours. Takes the same time whichever key it is, or none."""
         return not self._digests or any(self._is_known(token) for token in self._tokens(request))

@@ -49,6 +49,10 @@ class State(Enum):
     CLOSING = auto()  # the last answer leaves; what still arrives is thrown away
 
 
+# Looked up in the enumeration they would cost more than what they decide.
+_IDLE, _HEAD, _BODY, _SERVING, _CLOSING = State
+
+
 class ClientConnection(asyncio.Protocol):
     """``deadline`` is when the sweep calls `expire`. ``is_surplus``: one connection more than there may be."""
 
@@ -71,7 +75,7 @@ class ClientConnection(asyncio.Protocol):
     def __init__(self, reception: Reception) -> None:
         self._reception = reception
         self._timeouts: Timeouts = reception.timeouts
-        self._reader = RequestReader(reception.limits, self._judge, self._acknowledge)
+        self._reader = RequestReader(reception.limits, reception.judge, self._acknowledge)
         self._transport: asyncio.Transport | None = None
         self._exchange: Exchange | None = None
         self._failure: Failure | None = None  # of the bytes behind the requests that are complete
@@ -79,7 +83,7 @@ class ClientConnection(asyncio.Protocol):
         self._is_paused = False  # because of the early bytes
         self._stalled_bytes = 0
         self._body_since = 0.0
-        self.state = State.IDLE
+        self.state = _IDLE
         self.deadline = math.inf
         self.is_surplus = False
 
@@ -94,7 +98,7 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
-        self.state, self.deadline = State.CLOSING, math.inf
+        self.state, self.deadline = _CLOSING, math.inf
         self._transport = None
         self._reader.release()
         self._reception.closed(self)
@@ -108,23 +112,23 @@ class ClientConnection(asyncio.Protocol):
         return False
 
     def data_received(self, data: bytes) -> None:
-        if self.state is State.CLOSING:
+        if self.state is _CLOSING:
             return
-        if self.state is State.SERVING:
+        if self.state is _SERVING:
             self._keep_early(data)
             return
         self._failure = self._reader.feed(data)
         self._proceed()
 
     def pause_writing(self) -> None:
-        if self.state is State.SERVING:
+        if self.state is _SERVING:
             self._stalled_bytes = self.unsent_bytes
             self.deadline = time.monotonic() + self._timeouts.write_stall_s
         if self._exchange is not None:
             self._exchange.pause()
 
     def resume_writing(self) -> None:
-        if self.state is State.SERVING:
+        if self.state is _SERVING:
             self.deadline = math.inf
         if self._exchange is not None:
             self._exchange.resume()
@@ -158,7 +162,7 @@ class ClientConnection(asyncio.Protocol):
             # Requests sent ahead. The state stays, so that bytes that arrive now wait for their turn.
             asyncio.get_running_loop().call_soon(self._go_on)
         else:
-            self.state = State.IDLE
+            self.state = _IDLE
             self.deadline = time.monotonic() + self._timeouts.idle_s
 
     def cut(self) -> None:
@@ -173,22 +177,22 @@ class ClientConnection(asyncio.Protocol):
 
     def expire(self) -> None:
         """The deadline has passed."""
-        if self.state in (State.HEAD, State.BODY):
+        if self.state in (_HEAD, _BODY):
             self._refuse_and_close(REQUEST_TIMEOUT)
-        elif self.state is State.SERVING:
+        elif self.state is _SERVING:
             unsent = self.unsent_bytes
             if unsent == self._stalled_bytes:
                 self._abort()
             else:  # slow, but it reads
                 self._stalled_bytes = unsent
                 self.deadline = time.monotonic() + self._timeouts.write_stall_s
-        elif self.state is State.CLOSING or self.unsent_bytes:
+        elif self.state is _CLOSING or self.unsent_bytes:
             self._abort()
         else:
             self._close()
 
     def close_if_idle(self) -> None:
-        if self.state is State.IDLE:
+        if self.state is _IDLE:
             self._close()
 
     def end(self, failure: Failure) -> None:
@@ -198,17 +202,13 @@ class ClientConnection(asyncio.Protocol):
 
     # ---- requests -----------------------------------------------------------------------------------------
 
-    def _judge(self, request: Request) -> Failure | None:
-        failure = self._reception.judge(request)
-        return TOO_MANY_CONNECTIONS if failure is None and self.is_surplus and request.route is not None else failure
-
     def _acknowledge(self) -> None:
         self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _go_on(self) -> None:
-        if self.state is not State.SERVING:
+        if self.state is not _SERVING:
             return
-        self.state = State.IDLE
+        self.state = _IDLE
         if self._is_paused and self._transport is not None:
             self._is_paused = False
             self._transport.resume_reading()
@@ -222,7 +222,7 @@ class ClientConnection(asyncio.Protocol):
         complete = self._reader.complete
         while complete:
             self._serve(complete.popleft())
-            if self.state in (State.SERVING, State.CLOSING):
+            if self.state in (_SERVING, _CLOSING):
                 return
         if self._failure is not None:
             self._refuse_and_close(self._failure)
@@ -230,14 +230,15 @@ class ClientConnection(asyncio.Protocol):
             self._await_more()
 
     def _serve(self, request: Request) -> None:
-        if request.failure is not None:
-            self.refuse(request, request.failure)
-            keep_alive = request.keep_alive and not request.failure.closes
+        failure = TOO_MANY_CONNECTIONS if self.is_surplus and request.route is not None else request.failure
+        if failure is not None:
+            self.refuse(request, failure)
+            keep_alive = request.keep_alive and not failure.closes
         elif isinstance(answer := self._reception.answer(request), Reply):
             self.reply(request, answer)
             keep_alive = request.keep_alive and not answer.closes
         else:
-            self.state, self.deadline = State.SERVING, math.inf
+            self.state, self.deadline = _SERVING, math.inf
             self._exchange = answer
             answer.start(self)
             return
@@ -247,13 +248,13 @@ class ClientConnection(asyncio.Protocol):
     def _await_more(self) -> None:
         now, request = time.monotonic(), self._reader.request
         if self._reader.is_between_requests:
-            self.state, self.deadline = State.IDLE, now + self._timeouts.idle_s
+            self.state, self.deadline = _IDLE, now + self._timeouts.idle_s
         elif request is None or not request.is_head_complete:
-            if self.state is not State.HEAD:
-                self.state, self.deadline = State.HEAD, now + self._timeouts.receive_headers_s
+            if self.state is not _HEAD:
+                self.state, self.deadline = _HEAD, now + self._timeouts.receive_headers_s
         else:
-            if self.state is not State.BODY:
-                self.state, self._body_since = State.BODY, now
+            if self.state is not _BODY:
+                self.state, self._body_since = _BODY, now
             allowance_s = len(request.body) / _BODY_BYTES_PER_S
             self.deadline = self._body_since + self._timeouts.receive_body_s + allowance_s
 
@@ -272,19 +273,19 @@ class ClientConnection(asyncio.Protocol):
         """
         self._reception.traffic.refuse(failure.code)
         self.write(failure.reply().encode(b"connection: close\r\n"))
-        self.state = State.CLOSING
+        self.state = _CLOSING
         self.deadline = time.monotonic() + self._timeouts.receive_headers_s
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write_eof()
 
     def _close(self) -> None:
-        self.state = State.CLOSING
+        self.state = _CLOSING
         self.deadline = time.monotonic() + self._timeouts.write_stall_s
         if self._transport is not None:
             self._transport.close()
 
     def _abort(self) -> None:
-        self.state = State.CLOSING
+        self.state = _CLOSING
         if self._transport is not None:
             self._transport.abort()
 

@@ -29,7 +29,7 @@ class Reception:
         self, limits: Limits, timeouts: Timeouts, keyring: Keyring, table: RoutingTable, traffic: Traffic
     ) -> None:
         self.limits, self.timeouts, self.table, self.traffic = limits, timeouts, table, traffic
-        self._keyring = keyring
+        self._keyring, self._has_keys = keyring, keyring.has_keys
         self.connection_limit = limits.connections
         self.clients: set[ClientConnection] = set()
         self.is_withdrawn = False
@@ -48,10 +48,10 @@ class Reception:
     def judge(self, request: Request) -> Failure | None:
         """What speaks against a request as far as its head tells; finds its route."""
         path = request.path
-        if own_endpoints.is_open(path):
-            return own_endpoints.check_method(request)
         request.route = route = find_route(path)
-        if not self._keyring.admits(request):
+        if route is None and own_endpoints.is_open(path):
+            return own_endpoints.check_method(request)
+        if self._has_keys and not self._keyring.admits(request):
             return INVALID_API_KEY
         if route is None:
             if own_endpoints.is_known(path):

@@ -143,10 +143,10 @@ class Relay:
             head.content_length_line = b"content-length: %d\r\n" % len(body)
         is_ended_by_length = head.has_length or head.is_chunked
         keep_alive = request.keep_alive and is_ended_by_length
-        self._first_bytes = head.encode(head.content_length_line, self._client.connection_line(request, keep_alive))
-        self._write(body)
+        line = self._client.connection_line(request, keep_alive)
+        self._client.write(head.encode(head.content_length_line, line, body))
         worker.note_success()
-        self._end(head.status)
+        self._end(head.status, is_first_byte=True)
         self._client.exchange_ended(keep_alive=keep_alive)
 
     def head_received(self, head: ResponseHead) -> None:
@@ -270,13 +270,16 @@ class Relay:
             self._client.write(last)
             self._client.exchange_ended(keep_alive=False)
 
-    def _end(self, status: int) -> None:
+    def _end(self, status: int, *, is_first_byte: bool = False) -> None:
         self._is_over = True
         self._leave_worker()
         self._traffic.in_flight -= 1
         if (traffic := self._route_traffic) is not None:
+            duration_s = time.monotonic() - self._started_at
             traffic.by_status_class[status // 100] += 1
-            traffic.duration.observe(time.monotonic() - self._started_at)
+            traffic.duration.observe(duration_s)
+            if is_first_byte:
+                traffic.first_byte.observe(duration_s)
 
     def _leave_worker(self) -> None:
         worker, self._worker = self._worker, None

@@ -72,7 +72,8 @@ class Request:
 
     def to_worker(self) -> tuple[bytes, bytes | bytearray]:
         """Head and body as a worker gets them; a small body is part of the first."""
-        parts: list[bytes | bytearray] = [self.method, b" ", self.target, b" HTTP/1.1\r\n", *self._passed_on()]
+        lines = self.lines if self.nominated is None else self._passed_on(self.nominated)
+        parts: list[bytes | bytearray] = [self.method, b" ", self.target, b" HTTP/1.1\r\n", *lines]
         if self.is_http10 and not self.host_count:
             parts.append(b"host: localhost\r\n")
         body = self.body
@@ -84,8 +85,5 @@ class Request:
             body = b""
         return b"".join(parts), body
 
-    def _passed_on(self) -> list[bytes]:
-        nominated = self.nominated
-        if nominated is None:
-            return self.lines
+    def _passed_on(self, nominated: set[bytes]) -> list[bytes]:
         return [line for line in self.lines if line[: line.index(b":")].lower() not in nominated]

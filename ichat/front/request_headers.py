@@ -68,7 +68,8 @@ def _take_expect(request: Request, value: bytes) -> bool:
 
 
 def _take_content_encoding(request: Request, value: bytes) -> bool:
-    request.content_encoding = value.lower()
+    if (encoding := value.lower()) != b"identity":
+        request.content_encoding = encoding
     return True
 
 

@@ -55,8 +55,9 @@ class RequestReader:
         if self._is_at_end:
             return None
         self._head_bytes += len(data)
+        request = self.request
         try:
-            if len(data) <= _HEAD_SLICE_BYTES or (self.request is not None and self.request.is_head_complete):
+            if len(data) <= _HEAD_SLICE_BYTES or (request is not None and request.is_head_complete):
                 self._parser.feed_data(data)
             else:
                 self._feed_slices(data)
@@ -116,14 +117,9 @@ class RequestReader:
         request.method = self._parser.get_method()
         request.path = request.target.partition(b"?")[0]
         self._check(request)
-        failure = request.failure = self._judge(request)
-        is_awaited = request.waits_for_continue and request.has_body
-        if failure is not None:
-            is_long = request.is_chunked or request.content_length > _WORTH_READING_BYTES
-            if is_long or is_awaited:
-                raise Refused(replace(failure, closes=True))
-        elif is_awaited and not request.is_http10:
-            self._acknowledge()
+        request.failure = failure = self._judge(request)
+        if request.waits_for_continue or failure is not None:
+            self._decide_on_body(request, failure)
 
     def on_body(self, piece: bytes) -> None:
         request = self.request
@@ -150,36 +146,46 @@ class RequestReader:
 
     # ---- judging ------------------------------------------------------------------------------------------
 
+    def _decide_on_body(self, request: Request, failure: Failure | None) -> None:
+        is_awaited = request.waits_for_continue and request.has_body
+        if failure is not None:
+            is_long = request.is_chunked or request.content_length > _WORTH_READING_BYTES
+            if is_long or is_awaited:
+                raise Refused(replace(failure, closes=True))
+        elif is_awaited and not request.is_http10:
+            self._acknowledge()
+
     def _check(self, request: Request) -> None:
         version = self._parser.get_http_version()
-        request.is_http10 = version == "1.0"
-        if version not in ("1.1", "1.0"):
-            raise refused(f"HTTP/{version}: not spoken here. Use HTTP/1.1.")
-        self._check_size(request)
-        if request.is_upgrade or request.method == b"CONNECT":
-            raise refused("Upgrade: not offered here. Use plain HTTP/1.1, also instead of h2c.")
+        if version != "1.1":
+            self._check_version(request, version)
         if request.host_count != 1 and not (request.is_http10 and request.host_count == 0):
             raise refused(f"Host: {request.host_count} such headers. Send one.")
+        if request.is_upgrade or request.method == b"CONNECT":
+            raise refused("Upgrade: not offered here. Use plain HTTP/1.1, also instead of h2c.")
         if not request.target.startswith(b"/"):
             raise refused("URL: not a path. Send the path alone, without scheme and host.")
-        if request.is_chunked and request.is_http10:
+        if request.content_length > self._limits.body_bytes:
+            raise self._too_long()
+        if request.content_encoding:
+            shown = request.content_encoding[:32].decode("latin-1")
+            message = f"Content-Encoding: {shown} is not accepted. Send the body as it is."
+            raise refused(message, status=415, code="unsupported_encoding")
+        self._check_size(request)
+
+    def _check_version(self, request: Request, version: str) -> None:
+        if version != "1.0":
+            raise refused(f"HTTP/{version}: not spoken here. Use HTTP/1.1.")
+        request.is_http10 = True
+        if request.is_chunked:
             raise refused("Transfer-Encoding: unknown to HTTP/1.0. Send Content-Length.")
-        self._check_body(request)
 
     def _check_size(self, request: Request) -> None:
-        if request.header_count > self._limits.header_count:
+        if len(request.lines) + request.dropped_count > self._limits.header_count:
             raise self._too_large(f"more than {self._limits.header_count} of them")
         # A head cannot be longer than what has been seen, so that adding it up is rarely needed.
         if self._head_bytes > (limit := self._limits.header_bytes) and request.header_bytes > limit:
             raise self._too_large(f"more than {limit} bytes")
-
-    def _check_body(self, request: Request) -> None:
-        if request.content_length > self._limits.body_bytes:
-            raise self._too_long()
-        if request.content_encoding not in (b"", b"identity"):
-            shown = request.content_encoding[:32].decode("latin-1")
-            message = f"Content-Encoding: {shown} is not accepted. Send the body as it is."
-            raise refused(message, status=415, code="unsupported_encoding")
 
     def _too_long(self) -> Refused:
         message = f"body: longer than {self._limits.body_bytes} bytes (server.limits.body_bytes). Send less."

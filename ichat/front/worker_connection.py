@@ -52,8 +52,8 @@ class ResponseHead:
         else:
             self.closes |= value.lower() == b"close"
 
-    def encode(self, framing: bytes, connection: bytes) -> bytes:
-        return b"".join((status_line(self.status), *self.lines, framing, connection, b"\r\n"))
+    def encode(self, framing: bytes, connection: bytes, body: bytes = b"") -> bytes:
+        return b"".join((status_line(self.status), *self.lines, framing, connection, b"\r\n", body))
 
 
 class ResponseReceiver(Protocol):
