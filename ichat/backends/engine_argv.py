@@ -17,8 +17,7 @@ def compose(engine: Engine, model: Model, defaults: Iterable[str]) -> list[str]:
     What the user wrote in the engine's own words stands as written; ``defaults`` and unified arguments give way
     to it. (The resolver has already refused a unified argument that contradicts them.)
     """
-    own = own_words(engine, model)
-    taken = dests(engine.catalogue, own)
+    own, taken = own_words(engine, model), own_dests(engine, model)
     made = [*defaults, *unified_argv(engine, model)]
     kept = [
         token
@@ -53,9 +52,10 @@ def to_words(engine: Engine, args: dict[str, Any]) -> list[str]:
     return words
 
 
-def dests(catalogue: Catalogue, words: Iterable[str]) -> set[str]:
-    """What a command line sets."""
-    return {a.flag.dest for a in catalogue.split(list(words)) if a.flag is not None}
+def own_dests(engine: Engine, model: Model) -> set[str]:
+    """What the user set in the engine's own words; a switch that is false has no word, and is set all the same."""
+    words = [*own_words(engine, model), *(f"--{key}" for key in own_args(engine, model))]
+    return {argument.flag.dest for argument in engine.catalogue.split(words) if argument.flag is not None}
 
 
 def unified_argv(engine: Engine, model: Model) -> list[str]:

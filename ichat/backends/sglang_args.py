@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, Literal
 
-from ichat.backends.engine_argv import compose, dests, is_local, own_words, to_json
+from ichat.backends.engine_argv import compose, is_local, own_dests, to_json
 from ichat.backends.flags import load_catalogue
 from ichat.config.engine import Engine, Word
 from ichat.config.schema import Model
@@ -48,9 +48,7 @@ def _defaults(model: Model, accelerator: str) -> list[str]:
         return metrics
     # The kernels that SGLang takes on a CPU by default are not published for it (0.5.x).
     cpu = ["--device=cpu", "--attention-backend=torch_native", "--model-impl=transformers"]
-    if model.memory_fraction is None and "mem_fraction_static" not in dests(
-        engine().catalogue, own_words(engine(), model)
-    ):
+    if model.memory_fraction is None and "mem_fraction_static" not in own_dests(engine(), model):
         cpu.append(f"--max-total-tokens={_total_tokens(model.context_length)}")
     return [*metrics, *cpu]
 

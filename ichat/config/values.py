@@ -214,7 +214,16 @@ def _advice(kind: Kind, node: Scalar) -> str:
         return "; put it in quotes if that is the text"
     if kind.word == "bool" and node.is_trap:
         return "; write true or false"
-    return "; remove the quotes" if node.is_quoted and not Scalar(node.text, False, 0, 0).is_trap else ""
+    return "; remove the quotes" if node.is_quoted and _fits_bare(kind, node) else ""
+
+
+def _fits_bare(kind: Kind, node: Scalar) -> bool:
+    """Whether a quoted text would do without its quotes."""
+    try:
+        _from_scalar(kind, replace(node, is_quoted=False))
+    except WrongValueError:
+        return False
+    return True
 
 
 def plain(node: Node) -> Any:

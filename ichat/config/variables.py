@@ -55,10 +55,9 @@ def read_variables(given: Mapping[str, Given], models: Sequence[str]) -> Variabl
 
 
 def _is_link(name: str, value: Given) -> bool:
-    text = str(value.raw)
-    if name in variables():
-        return bool(_LINK_NAME.match(name) and _LINK_VALUE.match(text))
-    return bool(_LINK_NAME.match(name))
+    """By its name; where a setting could have the name, by its value too."""
+    could_be_ours = name in variables() or name.endswith("_PORT")
+    return bool(_LINK_NAME.match(name)) and (not could_be_ours or bool(_LINK_VALUE.match(str(value.raw))))
 
 
 def _link_problem(value: Given) -> Problem:

@@ -1,0 +1,199 @@
+"""Write what can be derived from the schema: ``python -m ichat.backends.reference`` in a checkout.
+
+``configs/configs.yaml`` (every key, explained), ``configs/configs.schema.json`` (for editors) and the tables of
+``docs/configuration.md``. A test compares them with what stands in the repository.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from ichat.backends.engines import load_engines
+from ichat.config.names import COMPOUND, sections, variables, words
+from ichat.config.schema import ModelSettings, Unified
+from ichat.config.values import HIDDEN_CHOICES, is_section, kinds
+
+ROOT = Path(__file__).parents[2]
+SCHEMA, DEFAULTS, PAGE = "configs/configs.schema.json", "configs/configs.yaml", "docs/configuration.md"
+
+_HEAD = """\
+# yaml-language-server: $schema=configs.schema.json
+#
+# The configuration of ichat. Every setting stands here with its default, switched off: remove the "#" directly before
+# a setting to change it. What may be left out may be all of it. The same settings as environment variables and as
+# words of the command line, which both go before this file: docs/configuration.md. `ichat config` prints what holds.
+"""
+
+_MODELS = """\
+# The models, by name. Without any, ichat serves what the command line or the environment names, else the demo model.
+# A model may have every key of `defaults`.
+models:
+  #qwen:
+    #backend: vllm
+    #model_path: Qwen/Qwen2.5-7B-Instruct
+    #context_length: 8192
+    #engine_args: {enforce-eager: true}
+"""
+
+
+def render() -> dict[str, str]:
+    """Every generated file by its path in the repository; the page's prose is taken from the file itself."""
+    return {SCHEMA: json_schema(), DEFAULTS: default_file(), PAGE: with_tables((ROOT / PAGE).read_text("utf-8"))}
+
+
+# ---- configs.yaml ---------------------------------------------------------------------------------------------
+
+
+def default_file() -> str:
+    parts = [_HEAD]
+    for path, section in sections().items():
+        if len(path) == 1:
+            parts += [f"\n# {section.__doc__}\n{path[0]}:\n", "".join(_keys(section, depth=1))]
+    parts += ["\n# What holds for every model that does not say otherwise.\ndefaults:\n"]
+    parts += ["".join(_keys(ModelSettings, depth=1)), "\n", _MODELS]
+    return "".join(parts)
+
+
+def _keys(section: type[BaseModel], depth: int) -> Iterator[str]:
+    indent = "  " * depth
+    for name, info in section.model_fields.items():
+        if is_section(info):
+            inner: Any = info.annotation
+            yield f"\n{indent}# {inner.__doc__}\n{indent}{name}:\n"
+            yield from _keys(inner, depth + 1)
+        else:
+            yield f"{indent}# {info.description}\n{indent}#{name}: {_literal(info.get_default())}\n"
+
+
+def _literal(value: Any) -> str:
+    """A default as YAML writes it."""
+    return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False).replace('"', "")
+
+
+# ---- the schema -----------------------------------------------------------------------------------------------
+
+
+def json_schema() -> str:
+    """JSON schema of the whole file. Only an aid for editors: the resolver is stricter."""
+    fixed = {path[0]: section for path, section in sections().items() if len(path) == 1}
+    wanted: list[type[BaseModel]] = [*fixed.values(), ModelSettings]
+    found = models_json_schema([(section, "validation") for section in wanted])[1]["$defs"]
+    for section in found.values():
+        _simplify(section)
+    found["ModelSettings"]["properties"]["context_length"]["anyOf"].insert(
+        1, {"type": "string", "pattern": "^[0-9]+(k|K|Ki)$"}
+    )
+    model = {"$ref": "#/$defs/ModelSettings"}
+    properties: dict[str, Any] = {name: {"$ref": f"#/$defs/{section.__name__}"} for name, section in fixed.items()}
+    properties |= {"defaults": model, "models": {"type": ["object", "null"], "additionalProperties": model}}
+    top = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "The configuration of ichat",
+        "type": "object",
+        "additionalProperties": False,
+        "properties": properties,
+        "$defs": found,
+    }
+    return json.dumps(top, indent=2, ensure_ascii=False) + "\n"
+
+
+def _simplify(section: dict[str, Any]) -> None:
+    """Without generated titles, without what is only for tests; an empty section is allowed."""
+    section.pop("title", None)
+    section["type"] = ["object", "null"]
+    for field in section["properties"].values():
+        field.pop("title", None)
+        for option in (field, *field.get("anyOf", ())):
+            if "enum" in option:
+                option["enum"] = [choice for choice in option["enum"] if choice not in HIDDEN_CHOICES]
+
+
+# ---- the tables of the page -----------------------------------------------------------------------------------
+
+
+def with_tables(page: str) -> str:
+    """The page with every part between ``<!-- table: x -->`` and ``<!-- end -->`` written anew."""
+    tables = {
+        "settings": _settings_table,
+        "models": _models_table,
+        "unified": _unified_table,
+        "reserved": _reserved_table,
+        "equivalents": _equivalents_table,
+    }
+
+    def fill(match: re.Match[str]) -> str:
+        return f"{match[1]}\n\n" + "\n".join(tables[match[2]]()) + "\n\n<!-- end -->"
+
+    return re.sub(r"(<!-- table: (\w+) -->).*?<!-- end -->", fill, page, flags=re.DOTALL)
+
+
+def _settings_table() -> Iterator[str]:
+    yield from _row("setting", "default", "meaning", "variables", "command line")
+    yield from _row(*["---"] * 5)
+    for path, section in sections().items():
+        for name, kind in kinds(section).items():
+            info = section.model_fields[name]
+            full = (*path, name)
+            named = [f"`{variable}`" for variable, setting in variables().items() if setting == full]
+            said = [f"`{word}`" for word, setting in words().items() if setting == full]
+            default = f"`{_literal(info.get_default())}`"
+            meaning = f"{info.description} ({kind.expected})"
+            yield from _row(f"`{'.'.join(full)}`", default, meaning, " ".join(named), " ".join(said))
+
+
+def _models_table() -> Iterator[str]:
+    yield from _row("key", "value", "meaning", "variable", "command line")
+    yield from _row(*["---"] * 5)
+    for name, kind in kinds(ModelSettings).items():
+        info = ModelSettings.model_fields[name]
+        is_short = name not in COMPOUND
+        word = f"`--{name.replace('_', '-')}`" if is_short else ""
+        if kind.word == "bool":
+            word += f" `--no-{name.replace('_', '-')}`"
+        variable = f"`ICHAT_{name.upper()}`" if is_short else ""
+        default = info.get_default()
+        value = kind.expected + (f"; default `{_literal(default)}`" if default is not None else "")
+        yield from _row(f"`{name}`", value, str(info.description), variable, word)
+
+
+def _unified_table() -> Iterator[str]:
+    engines = load_engines()
+    yield from _row("unified", *(engine.version for engine in engines.values()), "what differs")
+    yield from _row(*["---"] * 4)
+    for name in Unified.model_fields:
+        said = [engine.by_setting[name] for engine in engines.values()]
+        notes = [f"{e.title}: {word.note}." for e, word in zip(engines.values(), said, strict=True) if word.note]
+        shown = [f"`{word.flag}`" + ("" if word.is_same else " *") for word in said]
+        yield from _row(f"`--{name.replace('_', '-')}`", *shown, " ".join(notes))
+
+
+def _reserved_table() -> Iterator[str]:
+    yield from _row("engine", "flag", "why")
+    yield from _row(*["---"] * 3)
+    for engine in load_engines().values():
+        for flag, why in engine.reserved.items():
+            yield from _row(engine.title, f"`{flag}`", why)
+
+
+def _equivalents_table() -> Iterator[str]:
+    yield from _row("flag", "of", "the other engine has")
+    yield from _row(*["---"] * 3)
+    for engine in load_engines().values():
+        for flag, other in engine.equivalents.items():
+            yield from _row(f"`{flag}`", engine.title, re.sub(r"(--[a-z0-9-]+)", r"`\1`", other))
+
+
+def _row(*cells: str) -> Iterator[str]:
+    yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+if __name__ == "__main__":
+    for name, text in render().items():
+        (ROOT / name).write_text(text, encoding="utf-8")
