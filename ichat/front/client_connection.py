@@ -165,13 +165,18 @@ class ClientConnection(asyncio.Protocol):
             self.state = _IDLE
             self.deadline = time.monotonic() + self._timeouts.idle_s
 
-    def cut(self) -> None:
-        """End the connection so that the client cannot take what it has for the whole."""
+    def cut(self, *, is_framed: bool) -> None:
+        """End the connection so that the client cannot take what it has for the whole.
+
+        Where the framing shows that something is missing the client gets what there is; else only a reset tells it.
+        """
         self._exchange = None
-        if self._transport is not None:
+        if is_framed:
+            self._close()
+        elif self._transport is not None:
             sock: socket.socket = self._transport.get_extra_info("socket")
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-        self._abort()
+            self._abort()
 
     # ---- called by the front ------------------------------------------------------------------------------
 
@@ -209,11 +214,11 @@ class ClientConnection(asyncio.Protocol):
         if self.state is not _SERVING:
             return
         self.state = _IDLE
-        if self._is_paused and self._transport is not None:
-            self._is_paused = False
-            self._transport.resume_reading()
         if not self._reader.complete and self._failure is None:
             early, self._early = self._early, b""
+            if self._is_paused and self._transport is not None:
+                self._is_paused = False
+                self._transport.resume_reading()
             self._failure = self._reader.feed(early)
         self._proceed()
 

@@ -41,6 +41,7 @@ class Relay:
         "_connection",
         "_first_bytes",
         "_has_begun",
+        "_is_framed",
         "_is_over",
         "_keep_alive",
         "_model",
@@ -63,6 +64,7 @@ class Relay:
         self._body: ResponseBody | None = None
         self._first_bytes = b""  # the head of the answer, until it leaves
         self._status = 0
+        self._is_framed = False  # the answer's end is known without the end of the connection
         self._keep_alive = False
         self._has_begun = False  # the client has got a byte
         self._is_over = False
@@ -156,8 +158,8 @@ class Relay:
         self._status = head.status
         is_http10 = self._request.is_http10
         self._body, framing = _body_of(head, is_http10=is_http10)
-        has_end = framing == _CHUNKED or (head.has_length and not head.is_event_stream)
-        self._keep_alive = self._request.keep_alive and has_end
+        self._is_framed = framing == _CHUNKED or (head.has_length and not head.is_event_stream)
+        self._keep_alive = self._request.keep_alive and self._is_framed
         self._first_bytes = head.encode(framing, self._client.connection_line(self._request, self._keep_alive))
 
     def body_received(self, piece: bytes) -> None:
@@ -265,7 +267,7 @@ class Relay:
         last = self._body.cut(failure.events(self._request.dialect))
         self._end(self._status)
         if last is None:
-            self._client.cut()
+            self._client.cut(is_framed=self._is_framed)
         else:
             self._client.write(last)
             self._client.exchange_ended(keep_alive=False)
