@@ -165,9 +165,9 @@ def choose_backend(said: str | None, layers: Sequence[Mapping[str, Given]]) -> s
     if said is not None:
         return said
     for layer in reversed(layers):
-        if "backend" in layer:
-            try:
-                return str(read(kinds(ModelSettings)["backend"], layer["backend"].raw))
-            except WrongValueError:
-                return ""
+        try:
+            if "backend" in layer and (backend := read(kinds(ModelSettings)["backend"], layer["backend"].raw)):
+                return str(backend)
+        except WrongValueError:
+            return ""
     return str(Model.model_fields["backend"].default)
