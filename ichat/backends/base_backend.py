@@ -107,7 +107,9 @@ class BaseBackend(abc.ABC):
         """Stop: finish what is in flight, then leave. Asked again: leave at once. Signal handlers may call it."""
         if self._stop.is_set():
             self._hurry.set()
+            return
         self._stop.set()
+        self.news.stopping(self.in_flight())
 
     def fail(self, words: str) -> None:
         """The engine is lost, as ``words`` say; ``run()`` raises that. Only the first reason is kept."""

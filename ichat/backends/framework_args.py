@@ -21,6 +21,9 @@ class News(Protocol):
     def recovered(self) -> None:
         """The engine under suspicion has answered after all."""
 
+    def stopping(self, in_flight: int) -> None:
+        """A stop was asked for, with so many requests inside the engine."""
+
     def residue(self, shm: list[str]) -> None:
         """The shared memory that the engine's processes hold now, all of it, as paths."""
 

@@ -37,9 +37,10 @@ def engine() -> Engine:
 
 
 def _defaults(model: Model, accelerator: str) -> list[str]:
-    if accelerator == "cpu" and model.memory_fraction is None:
-        return [f"--kv-cache-memory-bytes={CPU_KV_CACHE_BYTES}"]
-    return []
+    if accelerator != "cpu" or model.memory_fraction is not None:
+        return []
+    # A context that does not fit into the cache is shortened to what fits; without this vLLM refuses to start.
+    return [f"--kv-cache-memory-bytes={CPU_KV_CACHE_BYTES}", "--max-model-len=auto"]
 
 
 def _kv_events(config: dict[str, Any]) -> str:

@@ -42,6 +42,9 @@ class _Report:
     def recovered(self) -> None:
         self.ready()
 
+    def stopping(self, in_flight: int) -> None:
+        self._channel.send(messages.WorkerStopping(in_flight))
+
     def residue(self, shm: list[str]) -> None:
         if shm != self._shm:
             self._shm = shm
@@ -80,7 +83,7 @@ async def _live(start: messages.StartWorker, channel: Channel) -> ExitCode:
     report.ready = lambda: channel.send(
         messages.WorkerReady([backend.framework_args.model.served_name], backend.tasks())
     )
-    _own_signals(backend, channel)
+    _own_signals(backend)
     companions = [
         asyncio.create_task(_announce(backend, report), name="announce"),
         asyncio.create_task(_obey(channel, backend), name="control"),
@@ -107,16 +110,11 @@ def _backend(start: messages.StartWorker, report: _Report) -> BaseBackend:
     return load_backend(args.model.backend)(args, backend_argv(args), asyncio.Event())
 
 
-def _own_signals(backend: BaseBackend, channel: Channel) -> None:
+def _own_signals(backend: BaseBackend) -> None:
     """Signals are ours from now on; no library may take them. A handler only notes and returns."""
     loop = asyncio.get_running_loop()
-
-    def stop() -> None:
-        channel.send(messages.WorkerStopping(backend.in_flight()))
-        backend.request_stop()
-
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
+        loop.add_signal_handler(number, backend.request_stop)
     # SGLang's processes report their end to their parent in this way; the default would dump core.
     loop.add_signal_handler(signal.SIGQUIT, backend.fail, "a process of the engine reported a failure (SIGQUIT)")
 

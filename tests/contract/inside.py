@@ -41,6 +41,9 @@ class News:
     def recovered(self) -> None:
         self.heard.append("recovered")
 
+    def stopping(self, in_flight: int) -> None:
+        self.heard.append("stopping")
+
     def residue(self, shm: list[str]) -> None:
         self.shm |= set(shm)
 
@@ -67,7 +70,7 @@ def plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
-async def main(settings: dict[str, Any], directory: Path) -> dict[str, Any]:
+async def main(settings: dict[str, Any], directory: Path, arguments: list[str]) -> dict[str, Any]:
     news, ready = News(), asyncio.Event()
     ours = logging.getLogger("ichat")
     ours.addHandler(logging.StreamHandler(sys.stderr))
@@ -100,7 +103,7 @@ async def main(settings: dict[str, Any], directory: Path) -> dict[str, Any]:
         "vital": backend.processes.vital,
         "in_flight": backend.in_flight(),
         "tasks": backend.tasks(),
-        "args": {name: plain(value) for name, value in vars(backend.get_backend_args()).items()},
+        "args": {name: plain(getattr(backend.get_backend_args(), name)) for name in arguments},
         "main_thread_free": threading.current_thread() is threading.main_thread(),
     }
     os.kill(os.getpid(), signal.SIGTERM)  # reaches us although the engine has served a request
@@ -122,6 +125,6 @@ if __name__ == "__main__":
     start_method.guard_forks()
     import uvloop
 
-    outcome = uvloop.run(main(json.loads(sys.argv[1]), Path(sys.argv[2])))
+    outcome = uvloop.run(main(json.loads(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]))
     print("OUTCOME " + json.dumps(outcome), flush=True)
     os._exit(0)

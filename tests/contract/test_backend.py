@@ -23,6 +23,12 @@ PASSED_THROUGH: dict[str, tuple[dict[str, Any], str, Any]] = {
     ),
     "sglang": ({"max-total-tokens": 4096, "decode-log-interval": 77}, "decode_log_interval", 77),
 }
+#: Where each engine keeps the model's path, the context length and the seed.
+UNIFIED: dict[str, tuple[str, ...]] = {
+    "fake": (),
+    "vllm": ("model", "max_model_len", "seed"),
+    "sglang": ("model_path", "context_length", "random_seed"),
+}
 
 
 @pytest.fixture(scope="module", params=ENGINES)
@@ -36,7 +42,8 @@ def life(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         "engine_args": PASSED_THROUGH[backend][0],
     }  # fmt: skip
     run = subprocess.run(
-        [python_of(backend), "-m", "tests.contract.inside", json.dumps(settings), directory],
+        [python_of(backend), "-m", "tests.contract.inside", json.dumps(settings), directory,
+         PASSED_THROUGH[backend][1], *UNIFIED[backend]],
         cwd=ROOT, env=os.environ | {"TMPDIR": str(directory / "tmp"), "OMP_NUM_THREADS": "1"}, capture_output=True,
         text=True, timeout=240,
     )  # fmt: skip
@@ -61,9 +68,8 @@ def test_it_hands_out_the_engines_own_parsed_arguments(life: tuple[str, dict[str
 
 def test_it_passes_the_unified_arguments_on(life: tuple[str, dict[str, Any]]) -> None:
     backend, seen = life
-    names = {"vllm": ("model", "max_model_len", "seed"), "sglang": ("model_path", "context_length", "random_seed")}
-    if backend in names:
-        assert [seen["args"][name] for name in names[backend]] == [str(DEMO), 512, 7]
+    expected = [str(DEMO), 512, 7] if UNIFIED[backend] else []
+    assert [seen["args"][name] for name in UNIFIED[backend]] == expected
 
 
 def test_it_leaves_what_is_ours_alone(life: tuple[str, dict[str, Any]]) -> None:

@@ -77,6 +77,9 @@ class News:
     def recovered(self) -> None:
         self._note("recovered")
 
+    def stopping(self, in_flight: int) -> None:
+        self._note("stopping")
+
     def residue(self, shm: list[str]) -> None:
         self._note("residue")
 

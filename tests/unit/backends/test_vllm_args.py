@@ -26,6 +26,12 @@ def test_on_a_cpu_the_cache_has_a_size_unless_somebody_gave_one():
     assert size not in to_argv(model(extra_argv=("--kv-cache-memory-bytes", "5")), accelerator="cpu")
 
 
+def test_on_a_cpu_a_context_that_nobody_gave_is_what_fits():
+    assert "--max-model-len=auto" in to_argv(model(), accelerator="cpu")
+    argv = to_argv(model(context_length=5), accelerator="cpu")
+    assert [word for word in argv if word.startswith("--max-model-len")] == ["--max-model-len=5"]
+
+
 def test_what_the_user_says_in_the_engines_words_stands_as_written_and_once():
     argv = to_argv(
         model(seed=1, engine_args={"block-size": 16}, extra_argv=("--seed", "2", "--middleware=a", "--middleware=b")),
