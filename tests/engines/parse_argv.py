@@ -30,10 +30,6 @@ def main() -> None:
     from importlib.util import find_spec
 
     parse = vllm_parse if find_spec("vllm") else sglang_parse
-    if parse is sglang_parse:
-        from ichat.python_start import cpu_torchvision
-
-        cpu_torchvision.install()
     parsed = []
     for row in json.load(sys.stdin):
         errors = io.StringIO()

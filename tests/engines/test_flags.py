@@ -127,7 +127,7 @@ COMPANIONS: dict[str, dict[str, Any]] = {
     "data_parallel_multi_port_external_lb": {"data-parallel-size": 2, "data-parallel-size-local": 2},
 }
 ON_A_CPU: dict[str, dict[str, Any]] = {
-    "vllm": {"kv_cache_memory_bytes": 2 * 1024**3, "api_key": ["k"]},
+    "vllm": {"kv_cache_memory_bytes": 2 * 1024**3, "max_model_len": -1, "api_key": ["k"]},
     "sglang": {
         "device": "cpu",
         "attention_backend": "torch_native",
