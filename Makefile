@@ -5,15 +5,15 @@ MAKEFLAGS += --no-print-directory
 
 BACKEND ?= vllm
 ENGINES ?= vllm sglang
-PORT ?= 8000
+PORT ?= $(or $(ICHAT_PORT),8000)
 MODEL ?=
 ARGS ?=
-export ACCELERATOR PORT MODEL
+export ACCELERATOR
 
 IN_DEV := .venvs/dev/bin
-# The quick tests first: what they find explains what the slow ones would find. tests/gpu needs a GPU, tests/image Docker.
+# The quick tests first: what they find explains what the slow ones would find.
 TESTS := $(wildcard $(addprefix tests/,unit contract faults engines))
-TESTS += $(filter-out $(TESTS) tests/__pycache__ tests/gpu tests/image,$(patsubst %/,%,$(wildcard tests/*/)))
+TESTS += $(filter-out $(TESTS) tests/__pycache__,$(patsubst %/,%,$(wildcard tests/*/)))
 
 help: ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,7 +27,7 @@ setup: ## Set up the Python environments under .venvs (ENGINES=vllm for one engi
 
 run: ## Set up what BACKEND needs and serve MODEL (the demo model) on PORT
 	@scripts/setup --quiet ichat $(BACKEND)
-	@exec scripts/run serve --backend $(BACKEND) $(ARGS)
+	@exec ./entrypoint serve --backend $(BACKEND) --port $(PORT) $(if $(MODEL),--model-path '$(MODEL)') $(ARGS)
 
 test: ## Set up everything and run every test there is
 	@scripts/setup --quiet

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = sorted((ROOT / "ichat").rglob("*.py"))
 TOOLS = sorted((ROOT / "scripts").rglob("*.py"))
-EXECUTABLE = [".ci/run", "entrypoint", "scripts/run", "scripts/setup"]
+EXECUTABLE = [".ci/run", "entrypoint", "scripts/setup"]
 # Written apart, so that this file passes its own test.
 MACHINE_PATHS = ["/wo" + "rk/", "/root/.py" + "env", "/tmp" + "/x/", "/opt/" + "wheels", "/opt/" + "pypi"]
 
