@@ -16,9 +16,9 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from ichat.backends.engines import load_engines
+from ichat.config.kinds import HIDDEN_CHOICES, is_section, kinds
 from ichat.config.names import COMPOUND, sections, variables, words
 from ichat.config.schema import ModelSettings, Unified
-from ichat.config.values import HIDDEN_CHOICES, is_section, kinds
 
 ROOT = Path(__file__).parents[2]
 SCHEMA, DEFAULTS, PAGE = "configs/configs.schema.json", "configs/configs.yaml", "docs/configuration.md"

@@ -8,11 +8,12 @@ from typing import Any
 
 from ichat.config.engine import Engine
 from ichat.config.flags import Argument, Flag, WrongValueError
+from ichat.config.kinds import kinds
 from ichat.config.names import words
 from ichat.config.nearest import nearest, slips
 from ichat.config.schema import ModelSettings
 from ichat.config.secrets import masked_argv
-from ichat.config.values import Given, kinds, read
+from ichat.config.values import Given, read
 from ichat.errors import Problem
 
 

@@ -7,8 +7,8 @@ from functools import cache
 from pydantic import BaseModel
 
 from ichat.config.flags import Catalogue, Flag, Kind
+from ichat.config.kinds import is_section, kinds
 from ichat.config.schema import ModelSettings, Settings
-from ichat.config.values import is_section, kinds
 
 #: A setting: ("server", "port"), ("defaults", "dtype"), ("models", "qwen", "dtype"); ("model", "dtype") is the
 #: setting of the one model there is, whatever its name.

@@ -10,11 +10,12 @@ from typing import Any
 from ichat.config.document import Scalar
 from ichat.config.engine import Engine
 from ichat.config.flags import WrongValueError
+from ichat.config.kinds import kinds
 from ichat.config.merge import Merged, Rank, merge
 from ichat.config.ranks import RankReader
 from ichat.config.schema import Model, ModelSettings
 from ichat.config.sources import Sources
-from ichat.config.values import Given, Layer, kinds, read
+from ichat.config.values import Given, Layer, read
 from ichat.config.variables import FALL_BACKS
 from ichat.errors import Problem
 

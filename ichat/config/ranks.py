@@ -11,10 +11,11 @@ from ichat.config import document
 from ichat.config.engine import Engine
 from ichat.config.engine_words import EngineWords, Reader
 from ichat.config.flags import Argument, WrongValueError
+from ichat.config.kinds import kinds
 from ichat.config.merge import Rank
 from ichat.config.names import COMPOUND
 from ichat.config.schema import ModelSettings
-from ichat.config.values import Given, Layer, kinds, plain, read
+from ichat.config.values import Given, Layer, plain, read
 from ichat.errors import Problem
 
 

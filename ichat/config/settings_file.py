@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from pydantic import BaseModel
 
 from ichat.config.document import Document, Mapping, Node, Scalar
+from ichat.config.kinds import is_section, kinds
 from ichat.config.names import Path, sections
 from ichat.config.nearest import nearest
 from ichat.config.schema import ModelSettings
-from ichat.config.values import Given, Layer, is_section, kinds
+from ichat.config.values import Given, Layer
 from ichat.errors import Problem
 
 

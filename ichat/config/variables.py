@@ -6,10 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ichat.config.kinds import kinds
 from ichat.config.names import Path, model_variable, variables
 from ichat.config.nearest import nearest
 from ichat.config.schema import ModelSettings
-from ichat.config.values import Given, kinds
+from ichat.config.values import Given
 from ichat.errors import Problem
 
 #: Read elsewhere (sources.py, resolve.py), and no settings.

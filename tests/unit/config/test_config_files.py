@@ -7,10 +7,10 @@ import pytest
 
 from ichat.backends.reference import ROOT, render
 from ichat.config.document import parse
+from ichat.config.kinds import kinds
 from ichat.config.names import sections, variables, words
 from ichat.config.schema import ModelSettings
 from ichat.config.settings_file import read_file
-from ichat.config.values import kinds
 
 CONFIGS = ROOT / "configs"
 

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from ichat.backends.engines import ARGS, load_engines
 from ichat.config.command_line import split
+from ichat.config.kinds import kinds
 from ichat.config.names import sections, variables
 from ichat.config.nearest import slips
 from ichat.config.report import render_config
 from ichat.config.schema import Model, ModelSettings
-from ichat.config.values import kinds
 from ichat.errors import ConfigError
 
 ENGINES = load_engines()
