@@ -1,0 +1,175 @@
+"""The launcher with a real engine and the demo model, and what tests ask of it."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+
+from tests.launcher_process import Launcher
+from tests.worker_process import DEMO
+
+ENGINES = ("vllm", "sglang")
+#: As lean as a test wants it: no compilation, a small cache.
+ENGINE_ARGS: dict[str, dict[str, Any]] = {
+    "vllm": {"enforce-eager": True, "kv-cache-memory-bytes": 2**27},
+    "sglang": {"max-total-tokens": 32768},
+}
+#: The processes that each engine cannot live without, by their titles.
+TITLES = {"vllm": ("VLLM::EngineCore", "VLLM::Worker"), "sglang": ("sglang::scheduler", "sglang::detokenizer")}
+
+
+class RealLauncher(Launcher):
+    """``Launcher`` with the demo model on a real engine instead of the fake one."""
+
+    def __init__(self, backend: str, *, env: dict[str, str] | None = None, **sections: Any) -> None:
+        model = {
+            "backend": backend, "model_path": str(DEMO), "context_length": 1024, "engine_args": ENGINE_ARGS[backend],
+        }  # fmt: skip
+        models = {"demo": model | sections.pop("model", {})}
+        timeouts = {"linger_s": 0} | sections.pop("timeouts", {})
+        super().__init__(models=models, timeouts=timeouts, env=env or {}, **sections)
+        self.backend = backend
+        self._sessions: set[int] = set()
+        self._shm_before = set(os.listdir("/dev/shm"))
+
+    def survivors(self) -> list[int]:
+        """Engines overwrite their environment with their titles: theirs are found by the worker's session."""
+        with contextlib.suppress(KeyError, IndexError):
+            self._sessions.add(self.worker_pid)
+        found = set(super().survivors())
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, ProcessLookupError):
+                if os.getsid(process.pid) in self._sessions - {0} and process.status() != psutil.STATUS_ZOMBIE:
+                    found.add(process.pid)
+        return sorted(found)
+
+    def engine_processes(self) -> dict[str, psutil.Process]:
+        """By title, those that live."""
+        worker = psutil.Process(self.worker_pid)
+        self._sessions.add(worker.pid)
+        found = {}
+        for child in worker.children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                title = " ".join(child.cmdline()).strip()
+                if title.startswith(TITLES[self.backend]):
+                    found[next(name for name in TITLES[self.backend] if title.startswith(name))] = child
+        return found
+
+    def wait_ready(self, limit_s: float = 120) -> RealLauncher:
+        self.wait_for(lambda: self.get("/readyz")[0] == 200, limit_s)
+        self.engine_processes()
+        return self
+
+    def assert_nothing_left(self, limit_s: float = 3) -> None:
+        super().assert_nothing_left(limit_s)
+        left = set(os.listdir("/dev/shm")) - self._shm_before
+        assert not left, left
+
+    def complete(self, prompt: str = "Hello", **asked: Any) -> tuple[int, dict[str, Any]]:
+        """(status, JSON) of a plain completion; (0, {}) when the connection broke."""
+        body = {"model": "demo", "prompt": prompt, "max_tokens": 4, "temperature": 0} | asked
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        try:
+            connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            return answer.status, json.loads(answer.read())
+        except (OSError, http.client.HTTPException):
+            return 0, {}
+        finally:
+            connection.close()
+
+
+class Stream(threading.Thread):
+    """A streamed completion of so many tokens, and how it ended."""
+
+    def __init__(self, launcher: RealLauncher, tokens: int = 900) -> None:
+        super().__init__(daemon=True)
+        self._port, self._tokens = launcher.port, tokens
+        self.status, self.text, self.ended_at, self.error = 0, b"", 0.0, ""
+        self.began = threading.Event()
+        self.start()
+
+    def run(self) -> None:
+        body = {"model": "demo", "prompt": "Hello", "max_tokens": self._tokens, "temperature": 0, "stream": True,
+                "ignore_eos": True}  # fmt: skip
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=120)
+        try:
+            connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            self.status = answer.status
+            while data := answer.read1(65536):
+                self.text += data
+                self.began.set()
+        except (OSError, http.client.HTTPException) as error:
+            self.error = repr(error)
+        self.ended_at = time.monotonic()
+        self.began.set()
+        connection.close()
+
+    @property
+    def events(self) -> list[bytes]:
+        return [event.removeprefix(b"data: ") for event in self.text.split(b"\n\n") if event]
+
+    @property
+    def is_complete(self) -> bool:
+        """It came to its own end: a finish reason, then [DONE], and no error."""
+        return (
+            self.status == 200 and not self.error and self.events[-1] == b"[DONE]" and b'"error"' not in self.text
+            and any(json.loads(event)["choices"][0]["finish_reason"] for event in self.events[-3:-1]
+                    if json.loads(event).get("choices"))
+        )  # fmt: skip
+
+    @property
+    def error_code(self) -> str:
+        """The code of the error that ended it honestly: an event of its own before [DONE], or an error answer."""
+        if self.status != 200:
+            return str(json.loads(self.text)["error"]["code"])
+        assert not self.error, self.error
+        assert self.events[-1] == b"[DONE]"
+        return str(json.loads(self.events[-2])["error"]["code"])
+
+
+@contextlib.contextmanager
+def load(launcher: RealLauncher, streams: int = 4, tokens: int = 900) -> Iterator[list[Stream]]:
+    """So many streams, all of which have begun."""
+    running = [Stream(launcher, tokens) for _ in range(streams)]
+    for stream in running:
+        assert stream.began.wait(30)
+    yield running
+    for stream in running:
+        stream.join(60)
+        assert not stream.is_alive(), "a stream got neither data nor an end"
+
+
+class Readiness(threading.Thread):
+    """Polls ``/readyz`` every 10 ms and remembers when it changed."""
+
+    def __init__(self, launcher: RealLauncher) -> None:
+        super().__init__(daemon=True)
+        self._launcher, self._over = launcher, threading.Event()
+        self.seen: list[tuple[float, int]] = []
+        self.start()
+
+    def run(self) -> None:
+        while not self._over.wait(0.01):
+            status = self._launcher.get("/readyz", timeout_s=2)[0]
+            self.seen.append((time.monotonic(), status))
+
+    def stop(self) -> None:
+        self._over.set()
+        self.join(5)
+
+    def first_green(self) -> float | None:
+        return next((at for at, status in self.seen if status == 200), None)
+
+    def green_after(self, moment: float) -> list[float]:
+        """How long after the moment it was still green, or again."""
+        return [at - moment for at, status in self.seen if status == 200 and at > moment]
