@@ -25,9 +25,13 @@ class Model:
 
     __slots__ = ("is_ready", "name", "route", "workers")
 
-    def __init__(self, route: messages.RouteModel, workers: list[Worker]) -> None:
-        self.route, self.workers = route, workers
+    def __init__(self, route: messages.RouteModel) -> None:
         self.name = route.name
+        self.change(route, [])
+
+    def change(self, route: messages.RouteModel, workers: list[Worker]) -> None:
+        """A request that is under way sees it too: its second try may go to a worker that is new."""
+        self.route, self.workers = route, workers
         self.is_ready = route.state == "ready" and bool(workers)
 
     @property
@@ -86,7 +90,10 @@ class RoutingTable:
     def replace(self, routes: messages.Routes) -> None:
         """Workers that are no longer in it get nothing more; those known to be dead are ended."""
         known, self._workers = self._leaving | self._workers, {}
-        self.models = [self._model(route, known) for route in routes.models]
+        models = {model.name: model for model in self.models}
+        self.models = [models.get(route.name) or Model(route) for route in routes.models]
+        for model, route in zip(self.models, routes.models, strict=True):
+            model.change(route, [self._worker(instance, known) for instance in route.instances])
         self._by_name = {name: model for model in self.models for name in model.names}
         self.was_ready = self.was_ready or routes.was_ready
         self._leaving = {}
@@ -107,15 +114,12 @@ class RoutingTable:
         model = instance.rpartition("/")[0]
         return not any(one.name == model and one.route.state not in ("failed", "stopped") for one in self.models)
 
-    def _model(self, route: messages.RouteModel, known: dict[_Key, Worker]) -> Model:
-        workers = []
-        for instance in route.instances:
-            key = (instance.name, instance.incarnation)
-            worker = known.get(key) or Worker(instance, self._timeouts, self._report)
-            self._workers[key] = worker
-            worker.is_retired = False  # one that was under suspicion may come back
-            workers.append(worker)
-        return Model(route, workers)
+    def _worker(self, instance: messages.Instance, known: dict[_Key, Worker]) -> Worker:
+        key = (instance.name, instance.incarnation)
+        worker = known.get(key) or Worker(instance, self._timeouts, self._report)
+        self._workers[key] = worker
+        worker.is_retired = False  # one that was under suspicion may come back
+        return worker
 
     def find(self, name: str | None) -> Model | Failure:
         """The model of a request; without a name it must be the only one."""

@@ -8,6 +8,11 @@ import uvloop
 from front_harness import FrontUnderTest, ScriptedWorker, running_front, running_worker
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    ignored = "ignore:Overriding the .event_loop_policy:pytest.PytestDeprecationWarning"
+    config.addinivalue_line("filterwarnings", ignored)
+
+
 @pytest.fixture
 def event_loop_policy() -> asyncio.AbstractEventLoopPolicy:
     return uvloop.EventLoopPolicy()

@@ -1,14 +1,18 @@
 """A stream of events reaches the client event by event, and ends honestly wherever it is cut."""
 
 import asyncio
+import itertools
 import json
 
 import pytest
+import uvloop
 from front_harness import (
     BODY,
     FrontUnderTest,
     Response,
+    Script,
     ScriptedWorker,
+    Seen,
     Turn,
     request,
     running_front,
@@ -39,7 +43,7 @@ def unframed(data: bytes) -> tuple[bytes, bool]:
 
 def pieces(data: bytes, cuts: list[int]) -> list[bytes]:
     edges = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
-    return [data[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    return [data[start:end] for start, end in itertools.pairwise(edges)]
 
 
 LINE_ENDS = st.sampled_from([b"\n", b"\r\n", b"\r"])
@@ -223,29 +227,29 @@ def test_any_chunking_of_requests_and_streams_is_the_same_to_both_ends(
         if is_cut:
             turn.abort()
 
-    async def run() -> None:
-        async with running_worker() as worker, running_front(worker) as front:
-            worker.script = script
-            client = await front.connect()
-            for piece in pieces(request(headers="X-A: b\r\n"), request_cuts):
-                await client.send(piece)
-                await asyncio.sleep(0)
-            response = await client.response()
-            client.close()
-            assert worker.seen[0].body == BODY
-            assert worker.seen[0].headers == [("Host", "front"), ("X-A", "b"), ("content-length", str(len(BODY)))]
-            assert response.is_whole
-            if not is_cut:
-                assert response.body == b"".join(EVENTS)
-            elif response.status == 502:
-                assert response.code == "worker_lost"
-            elif response.body != b"".join(EVENTS):
-                assert response.body.endswith(LOST)
-                assert b"".join(EVENTS).startswith(response.body.removesuffix(LOST))
+    response, seen = uvloop.run(exchange(script, pieces(request(headers="X-A: b\r\n"), request_cuts)))
+    assert seen.body == BODY
+    assert seen.headers == [("Host", "front"), ("X-A", "b"), ("content-length", str(len(BODY)))]
+    assert response.is_whole
+    if response.status == 502:
+        assert is_cut
+        assert response.code == "worker_lost"
+    elif response.body != b"".join(EVENTS):
+        assert is_cut
+        assert response.body.endswith(LOST)
+        assert b"".join(EVENTS).startswith(response.body.removesuffix(LOST))
 
-    import uvloop
 
-    uvloop.run(run())
+async def exchange(script: Script, request_pieces: list[bytes]) -> tuple[Response, Seen]:
+    async with running_worker() as worker, running_front(worker) as front:
+        worker.script = script
+        client = await front.connect()
+        for piece in request_pieces:
+            await client.send(piece)
+            await asyncio.sleep(0)
+        response = await client.response()
+        client.close()
+        return response, worker.seen[0]
 
 
 @pytest.mark.parametrize("piece", [b"", b"x" * 1000])

@@ -37,7 +37,11 @@ LENGTH = b"Content-Length: %d\r\n" % len(BODY)
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, "invalid_request"),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400, "invalid_request"),
         (b"\x00\x01\x02\x03", 400, "invalid_request"),
-        (b"GET /v1/realtime HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", 400, "invalid_request"),
+        (
+            b"GET /v1/realtime HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+            400,
+            "invalid_request",
+        ),
         (LINE + HOST + LENGTH + b"Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n" + BODY, 400, "invalid_request"),
         (LINE + HOST + LENGTH + b"Content-Encoding: gzip\r\n\r\n" + BODY, 415, "unsupported_encoding"),
         (LINE + HOST + LENGTH + b"Expect: miracles\r\n\r\n" + BODY, 417, "invalid_request"),
@@ -127,7 +131,9 @@ async def test_a_client_that_asks_first_is_told_to_go_on(front: FrontUnderTest) 
 @pytest.mark.parametrize(("target", "status"), [("/nowhere", 404), (CHAT, 413)])
 async def test_a_client_that_asks_first_is_refused_first(worker: ScriptedWorker, target: str, status: int) -> None:
     async with running_front(worker, limits={"body_bytes": 10}) as front:
-        head = request("POST", target, None, f"Content-Length: {9 if status == 404 else 11}\r\nExpect: 100-continue\r\n")
+        head = request(
+            "POST", target, None, f"Content-Length: {9 if status == 404 else 11}\r\nExpect: 100-continue\r\n"
+        )
         assert (await front.ask(head)).status == status
 
 
@@ -225,7 +231,7 @@ async def test_connections_far_beyond_the_cap_are_refused_not_reset(worker: Scri
 async def test_what_a_client_sends_ahead_is_bounded(worker: ScriptedWorker) -> None:
     release = asyncio.Event()
 
-    async def script(turn) -> None:  # noqa: ANN001
+    async def script(turn) -> None:
         await release.wait()
         await turn.json(200, {})
 

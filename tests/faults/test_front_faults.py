@@ -1,0 +1,422 @@
+"""Workers that die, clients that leave or stall: FAULTS C1, C3, G1, G2, G8, G9, G10 at the front."""
+
+import asyncio
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import uvloop
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "front"))
+from front_harness import (
+    FrontUnderTest,
+    ScriptedWorker,
+    Turn,
+    answer_json,
+    request,
+    running_front,
+    running_worker,
+)
+
+from ichat.ipc import messages
+
+pytestmark = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy:pytest.PytestDeprecationWarning")
+
+
+@pytest.fixture
+def event_loop_policy() -> asyncio.AbstractEventLoopPolicy:
+    return uvloop.EventLoopPolicy()
+
+
+@pytest.fixture
+async def worker() -> AsyncIterator[ScriptedWorker]:
+    async with running_worker() as one:
+        yield one
+
+
+@pytest.fixture
+async def front(worker: ScriptedWorker) -> AsyncIterator[FrontUnderTest]:
+    async with running_front(worker) as one:
+        yield one
+
+
+async def until(is_it, limit_s: float = 2.0) -> float:
+    """How long it took."""
+    began = time.monotonic()
+    while not is_it():
+        assert time.monotonic() - began < limit_s, "it never happened"
+        await asyncio.sleep(0.002)
+    return time.monotonic() - began
+
+
+async def die(turn: Turn) -> None:
+    turn.abort()
+
+
+# ---- clients --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["close", "reset"])
+@pytest.mark.parametrize("moment", ["before the head", "in the stream", "in a long answer"])
+async def test_a_client_that_leaves_is_seen_by_the_worker_within_100_ms(
+    worker: ScriptedWorker, way: str, moment: str
+) -> None:
+    left_at: list[float] = []
+
+    async def script(turn: Turn) -> None:
+        if moment == "in the stream":
+            await turn.start_events()
+            await turn.chunk(b"data: 1\n\n")
+        elif moment == "in a long answer":
+            await turn.send(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\nabc")
+        await turn.until_client_left()
+        left_at.append(time.monotonic())
+        turn.keeps_open = False
+
+    worker.script = script
+    async with running_front(worker, connect_s=0.1) as front:
+        for number in range(10):
+            client = await front.connect()
+            await client.send(request())
+            await until(lambda number=number: len(worker.seen) == number + 1)
+            if moment == "in the stream":
+                await client.reader.readuntil(b"\n\n")
+            began = time.monotonic()
+            getattr(client, way)()
+            await until(lambda number=number: len(left_at) == number + 1)
+            assert left_at[-1] - began < 0.1
+        await until(lambda: worker.open_connections == 0)
+        text = (await front.get("/metrics")).body
+        assert b"ichat_front_client_left_total 10\n" in text
+        assert b"ichat_front_in_flight 0\n" in text
+
+
+async def test_a_client_that_leaves_in_mid_request_costs_nothing(front: FrontUnderTest, worker: ScriptedWorker) -> None:
+    whole = request()
+    for end in range(1, len(whole), 7):
+        client = await front.connect()
+        await client.send(whole[:end])
+        client.close() if end % 2 else client.reset()
+    assert (await front.ask(request())).status == 200
+    assert len(worker.seen) == 1
+
+
+async def test_a_client_that_reads_nothing_pauses_its_worker_and_is_cut_off(worker: ScriptedWorker) -> None:
+    sent = 0
+
+    async def flood(turn: Turn) -> None:
+        nonlocal sent
+        await turn.start_events()
+        while True:
+            await turn.chunk(b"data: " + b"a" * 10_000 + b"\n\n")
+            sent += 10_000
+
+    worker.script = flood
+    async with running_front(worker, write_stall_s=0.4) as front:
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+        sock.connect(("127.0.0.1", front.port))
+        sock.sendall(request())
+        await asyncio.sleep(0.25)
+        before = sent
+        await asyncio.sleep(0.05)
+        assert sent == before  # the kernel's buffers are full, and nobody else's fill up
+        (client,) = front.front._reception.clients
+        assert client.unsent_bytes <= 256 * 1024
+        await until(lambda: worker.open_connections == 0)
+        sock.close()
+
+
+async def test_a_slow_reader_is_not_taken_for_a_stalled_one(worker: ScriptedWorker) -> None:
+    body = b"x" * 20_000_000
+
+    async def script(turn: Turn) -> None:
+        await turn.send(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body))
+        await turn.send(body)
+
+    worker.script = script
+    async with running_front(worker, write_stall_s=0.2) as front:
+        client = await front.connect()
+        await client.send(request())
+        await client.reader.readuntil(b"\r\n\r\n")
+        received, began = 0, time.monotonic()
+        while received < len(body):
+            received += len(await client.reader.read(2_000_000))
+            await asyncio.sleep(0.05)
+        assert received == len(body)
+        assert time.monotonic() - began > 0.3
+        client.close()
+
+
+# ---- workers --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_worker_that_dies_before_its_answer_is_a_502_at_once(
+    front: FrontUnderTest, worker: ScriptedWorker
+) -> None:
+    worker.script = die
+    began = time.monotonic()
+    response = await front.ask(request())
+    assert (response.status, response.code) == (502, "worker_lost")
+    assert time.monotonic() - began < 0.5
+    fault = await front.hears(lambda message: isinstance(message, messages.WorkerFault))
+    assert (fault.instance, fault.incarnation) == ("demo/0", "a")
+    assert len(worker.seen) == 1
+
+
+async def test_a_worker_that_is_gone_is_a_502_at_once(front: FrontUnderTest, worker: ScriptedWorker) -> None:
+    await worker.stop()
+    response = await front.ask(request())
+    assert (response.status, response.code) == (502, "worker_lost")
+    await front.hears(lambda message: isinstance(message, messages.WorkerFault))
+
+
+async def test_a_request_that_another_worker_can_take_is_taken(worker: ScriptedWorker) -> None:
+    async with running_worker() as other, running_front(worker, other) as front:
+        worker.script = die
+        for _ in range(8):
+            assert (await front.ask(request())).status == 200
+        assert len(worker.seen) >= 1
+        assert len(other.seen) == 8
+        # It rests after its failures, and is used again when it has recovered.
+        worker.script = answer_json
+        before = len(worker.seen)
+        took = await until_served(front, worker, before)
+        assert took < 1.5
+
+
+async def until_served(front: FrontUnderTest, worker: ScriptedWorker, before: int) -> float:
+    began = time.monotonic()
+    while len(worker.seen) == before:
+        assert time.monotonic() - began < 3
+        assert (await front.ask(request())).status == 200
+        await asyncio.sleep(0.02)
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize("status", [502, 503])
+async def test_a_worker_that_is_unavailable_is_not_the_favourite(worker: ScriptedWorker, status: int) -> None:
+    async def unavailable(turn: Turn) -> None:
+        await turn.json(status, {"error": "secret path /models/x"})
+
+    worker.script = unavailable
+    async with running_worker() as other, running_front(worker, other) as front:
+        responses = [await front.ask(request()) for _ in range(30)]
+        assert {response.status for response in responses} == {200}
+        assert len(worker.seen) < 10
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504])
+async def test_an_engines_failure_passes_without_its_words(
+    front: FrontUnderTest, worker: ScriptedWorker, status: int
+) -> None:
+    async def script(turn: Turn) -> None:
+        await turn.json(
+            status, {"error": "<PIL.Image at 0x7f00deadbeef>"}, "x-request-id: r-1\r\nretry-after: 9\r\nx-host: a\r\n"
+        )
+
+    worker.script = script
+    client = await front.connect()
+    for _ in range(2):
+        await client.send(request())
+        response = await client.response()
+        assert (response.status, response.code) == (status, "engine_error")
+        assert "deadbeef" not in response.body.decode()
+        assert (response.header("x-request-id"), response.header("retry-after")) == ("r-1", "9")
+        assert response.header("x-host") is None
+    client.close()
+    assert len(worker.seen) == 2  # nobody else could have taken it
+
+
+async def test_what_the_engine_cannot_do_is_told_in_its_words(front: FrontUnderTest, worker: ScriptedWorker) -> None:
+    async def script(turn: Turn) -> None:
+        await turn.json(501, {"error": {"message": "this model does not embed"}})
+
+    worker.script = script
+    response = await front.ask(request())
+    assert (response.status, response.json()) == (501, {"error": {"message": "this model does not embed"}})
+
+
+async def test_a_clients_mistakes_do_not_count_against_a_worker(worker: ScriptedWorker) -> None:
+    async def refuse(turn: Turn) -> None:
+        await turn.json(400, {})
+
+    worker.script = refuse
+    async with running_worker() as other, running_front(worker, other) as front:
+        for _ in range(20):
+            await front.ask(request())
+        assert len(worker.seen) == len(other.seen) == 10
+
+
+async def test_retries_stay_within_their_budget(worker: ScriptedWorker) -> None:
+    async with running_worker() as other, running_front(worker, other, sweep_every_s=30) as front:
+        worker.script = other.script = die
+        responses = [await front.ask(request()) for _ in range(60)]
+        assert {response.status for response in responses} == {502}
+        assert len(worker.seen) + len(other.seen) <= 60 + 11
+
+
+async def test_a_connection_that_ended_while_it_was_idle_is_nobodys_problem(
+    front: FrontUnderTest, worker: ScriptedWorker
+) -> None:
+    async def closing(turn: Turn) -> None:
+        await answer_json(turn)
+        # As a server whose keep-alive time ends just when the next request is on its way.
+        asyncio.get_running_loop().call_later(0.001 * (len(worker.seen) % 5), turn.writer.close)
+
+    worker.script = closing
+    client = await front.connect()
+    for _ in range(300):
+        await client.send(request())
+        assert (await client.response()).status == 200
+        await asyncio.sleep(0.001)
+    client.close()
+    assert worker.connections > 10
+
+
+async def test_a_reused_connection_that_ends_before_a_byte_is_tried_afresh_once(
+    front: FrontUnderTest, worker: ScriptedWorker
+) -> None:
+    assert (await front.ask(request())).status == 200
+    first = worker.connections
+
+    async def once(turn: Turn) -> None:
+        if turn.seen.connection == first:
+            turn.abort()
+        else:
+            await answer_json(turn)
+
+    worker.script = once
+    assert (await front.ask(request())).status == 200
+    assert len(worker.seen) == 3
+
+
+async def test_idle_connections_to_a_worker_are_closed_in_time(worker: ScriptedWorker) -> None:
+    async with running_front(worker, worker_idle_s=0.1) as front:
+        assert (await front.ask(request())).status == 200
+        assert worker.open_connections == 1
+        await until(lambda: worker.open_connections == 0)
+
+
+async def test_a_new_incarnation_ends_what_waits_for_the_old_one(worker: ScriptedWorker) -> None:
+    async def silent(turn: Turn) -> None:
+        await turn.until_client_left(10)
+        turn.keeps_open = False
+
+    async with running_front(worker) as front, running_worker() as successor:
+        assert (await front.ask(request())).status == 200
+        worker.script = silent  # as a stopped process: its sockets stay open
+        client = await front.connect()
+        await client.send(request())
+        await until(lambda: len(worker.seen) == 2)
+        front.routes(successor, incarnations=("b",))
+        response = await asyncio.wait_for(client.response(), 1)
+        # Nothing had been answered, so the successor could take it.
+        assert response.status == 200
+        await until(lambda: worker.open_connections == 0)
+        client.close()
+
+
+async def test_a_worker_under_suspicion_keeps_its_requests_and_gets_no_new_ones(worker: ScriptedWorker) -> None:
+    gate = asyncio.Event()
+
+    async def gated(turn: Turn) -> None:
+        await gate.wait()
+        await answer_json(turn)
+
+    worker.script = gated
+    async with running_front(worker) as front:
+        client = await front.connect()
+        await client.send(request())
+        await until(lambda: len(worker.seen) == 1)
+        front.routes(state="starting", words="waiting for: an answer")
+        await front.settle()
+        assert (await front.ask(request())).status == 503
+        gate.set()
+        assert (await client.response()).status == 200
+        front.routes(worker)
+        await front.settle()
+        assert (await front.ask(request())).status == 200
+        client.close()
+
+
+async def test_a_worker_that_talks_nonsense_is_a_502(front: FrontUnderTest, worker: ScriptedWorker) -> None:
+    for nonsense in (
+        b"SSH-2.0-x\r\n",
+        b"HTTP/1.1 101 S\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX\r\n\r\n",
+    ):
+
+        async def script(turn: Turn, nonsense: bytes = nonsense) -> None:
+            await turn.send(nonsense)
+            await turn.until_client_left()
+            turn.keeps_open = False
+
+        worker.script = script
+        response = await front.ask(request())
+        assert (response.status, response.code) == (502, "worker_lost")
+
+
+async def test_a_full_backlog_is_waited_for() -> None:
+    async with running_front() as front:
+        directory = Path(tempfile.mkdtemp())
+        path = directory / "http.sock"
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(path))
+        listener.listen(1)
+        listener.setblocking(False)
+        fillers = []
+        while True:
+            filler = socket.socket(socket.AF_UNIX)
+            filler.setblocking(False)
+            fillers.append(filler)
+            try:
+                filler.connect(str(path))
+            except BlockingIOError:
+                break
+        worker = ScriptedWorker(str(path))
+        front.routes(worker)
+        await front.settle()
+        client = await front.connect()
+        await client.send(request())
+        await asyncio.sleep(0.05)
+        worker._server = await asyncio.start_unix_server(worker._serve, sock=listener)
+        assert (await client.response()).status == 200
+        client.close()
+        for filler in fillers:
+            filler.close()
+        await worker.stop()
+        directory.rmdir()
+
+
+async def test_waves_of_clients_and_deaths_leave_nothing_behind(front: FrontUnderTest, worker: ScriptedWorker) -> None:
+    async def moody(turn: Turn) -> None:
+        number = len(worker.seen)
+        if number % 5 == 0:
+            turn.abort()
+        elif number % 5 == 1:
+            await turn.start_events()
+            await turn.chunk(b"data: 1\n\n")
+            turn.abort()
+        else:
+            await answer_json(turn)
+
+    worker.script = moody
+
+    async def one(number: int) -> None:
+        client = await front.connect()
+        await client.send(request())
+        if number % 3:
+            assert (await client.response()).status in (200, 502)
+        client.close()
+
+    for wave in range(10):
+        await asyncio.gather(*(one(wave * 30 + number) for number in range(30)))
+    await until(lambda: not front.front._reception.clients)
+    reception = front.front._reception
+    assert reception.traffic.in_flight == 0
+    assert all(one.in_flight == 0 for one in reception.table.workers)
