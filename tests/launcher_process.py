@@ -46,6 +46,8 @@ class Launcher:
         self.home = Path(tempfile.mkdtemp(prefix="ichat-test-"))
         self.run_dir = self.home / "run"
         self.log = self.home / "log"
+        self.tmp = self.home / "tmp"
+        self.tmp.mkdir()
         self.mark = uuid.uuid4().hex
         self._command, self._stderr, self._env = command, stderr, env or {}
         self._port: int | None = None
@@ -57,7 +59,14 @@ class Launcher:
 
     def start(self) -> Launcher:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("ICHAT_")}
-        ours = {"ICHAT_CONFIG": str(self.home / "configs.yaml"), "ICHAT_RUN_DIR": str(self.run_dir), MARK: self.mark}
+        # Compiled once, not at each of thousands of starts.
+        kept.pop("PYTHONDONTWRITEBYTECODE", None)
+        ours = {
+            "ICHAT_CONFIG": str(self.home / "configs.yaml"),
+            "ICHAT_RUN_DIR": str(self.run_dir),
+            MARK: self.mark,
+            "TMPDIR": str(self.tmp),
+        }
         with self.log.open("ab") as log:
             self.began = time.monotonic()
             self.process = subprocess.Popen(
@@ -126,11 +135,13 @@ class Launcher:
 
     @property
     def front_pid(self) -> int:
-        return int(self.status()["front"]["pid"])
+        """0: there is none now."""
+        return int(self.status()["front"]["pid"] or 0)
 
     @property
     def worker_pid(self) -> int:
-        return int(self.status()["instances"][0]["pid"])
+        """0: there is none now."""
+        return int(self.status()["instances"][0]["pid"] or 0)
 
     @property
     def restarts(self) -> int:
@@ -186,6 +197,7 @@ class Launcher:
     def assert_nothing_left(self, limit_s: float = 1) -> None:
         self.wait_for(lambda: not self.survivors(), limit_s)
         assert not self.run_dir.exists(), list(self.run_dir.rglob("*"))
+        assert not list(self.tmp.iterdir())
 
 
 def living() -> Iterator[int]:
@@ -221,3 +233,13 @@ def zombies_of(pid: int) -> list[int]:
 
 def shared_memory() -> set[str]:
     return set(os.listdir("/dev/shm"))
+
+
+def leaked_memory(before: set[str]) -> set[str]:
+    """Segments that came since and that nobody alive has mapped: those of other programs are in use."""
+    new = shared_memory() - before
+    for pid in living() if new else ():
+        with contextlib.suppress(OSError):
+            maps = Path(f"/proc/{pid}/maps").read_text(errors="replace")
+            new = {name for name in new if f"/dev/shm/{name}" not in maps}
+    return new

@@ -45,6 +45,8 @@ class Outside:
 def serve(settings: Settings, outside: Outside) -> ExitCode:
     """Serve until told to stop. IchatError: why it could not go on. Nothing is left behind either way."""
     environment.python_of(settings.models[0])
+    if outside.signals.received:
+        return ExitCode.OK  # told to leave before there was anything to leave
     _raise_descriptor_limit()
     sockets = listeners.listen(settings.server)
     try:
@@ -107,6 +109,8 @@ class _Launcher:
         return ExitCode.DRAIN_ABORTED
 
     async def _live(self) -> ExitCode:
+        if self._outside.signals.received:
+            return ExitCode.OK
         await self._probes.open(self._run_dir.probe_socket)
         ground = Ground(self._processes, self._run_dir, self._output, self._settings, self._outside.environ)
         front = Front(lambda: FrontProcess(ground, self._sockets), self._board, self._settings)

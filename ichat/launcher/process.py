@@ -114,9 +114,15 @@ class Processes:
                 peak = usage.ru_maxrss * 1024
                 child.ended.set_result(Exit(None, -code, peak) if code < 0 else Exit(code, None, peak))
 
-    def _remains(self, child: Child) -> list[Process]:
-        table = process_table.read_all()
+    def _remains(self, child: Child, table: Iterable[Process]) -> list[Process]:
         return process_table.remains_of(child.pid, table, launcher=os.getpid(), living=self._children)
+
+    def _look(self, child: Child) -> list[Process]:
+        """What is left of the child; the whole table is read only to be sure that it is nothing."""
+        self._reap()
+        return self._remains(child, process_table.read_below(os.getpid())) or self._remains(
+            child, process_table.read_all()
+        )
 
     async def kill_everything(self, child: Child) -> list[int]:
         """SIGKILL all that is left of a child, dead or alive, and wait until it is gone; the pids that would not go.
@@ -125,18 +131,13 @@ class Processes:
         """
         began = time.monotonic()
         look_s = _FIRST_LOOK_S
-        while (now := time.monotonic()) < began + _KILL_LIMIT_S:
-            self._reap()
-            left = self._remains(child)
-            if not left:
-                break
+        while (left := self._look(child)) and (now := time.monotonic()) < began + _KILL_LIMIT_S:
             others = [process for process in left if not process_table.is_tracker(process)]
             for process in others or (left if now > began + _TRACKER_S else []):
                 _kill(process)
             await asyncio.sleep(look_s)
             look_s = min(look_s * 1.5, _LONGEST_LOOK_S)
-        self._reap()
-        return [process.pid for process in self._remains(child)]
+        return [process.pid for process in left]
 
     def kill_all_now(self) -> None:
         """SIGKILL every descendant, without waiting for anything."""

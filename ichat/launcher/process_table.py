@@ -46,6 +46,27 @@ def read_all() -> list[Process]:
     return [process for process in found if process is not None and not process.is_dead]
 
 
+def read_below(ancestor: int) -> list[Process]:
+    """``ancestor`` and all that descends from it now: quick, but one that is just being born or orphaned may be missed.
+
+    Every process where the kernel does not tell children (CONFIG_PROC_CHILDREN).
+    """
+    found: list[Process] = []
+    waiting = [ancestor]
+    while waiting:
+        pid = waiting.pop()
+        process = read(pid)
+        if process is not None and not process.is_dead:
+            found.append(process)
+        try:
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                waiting += map(int, (task / "children").read_text().split())
+        except OSError:
+            if pid == ancestor:
+                return read_all()
+    return found
+
+
 def command_line(pid: int, limit: int = 80) -> str:
     """The command line in one line, shortened; empty when it cannot be read."""
     with contextlib.suppress(OSError):

@@ -81,7 +81,8 @@ async def shut_down(leaving: Leaving, timeouts: Timeouts) -> ExitCode:
         worker.expect_end()
     if leaving.is_ready:
         await _linger(leaving.hurry, min(timeouts.linger_s, timeouts.drain_s))
-    is_complete = await _drain(leaving, deadline)
+    # A front that has not served yet holds nothing.
+    is_complete = not leaving.front_process.is_serving or await _drain(leaving, deadline)
     exits = await _stop_workers(leaving, timeouts, deadline)
     await early
     leaving.front_process.expect_end()

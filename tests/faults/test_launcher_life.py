@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -129,11 +130,11 @@ def test_a_second_ichat_in_one_run_directory_is_refused_and_the_first_unharmed()
 
 def test_a_launcher_that_is_killed_takes_its_children_along_and_the_next_one_cleans_up() -> None:
     with Launcher(engine_args={"shm_bytes": 4096}, timeouts=QUICK) as it:
-        before = shared_memory()
         it.wait_ready()
-        it.wait_for(lambda: "/dev/shm/" in (it.run_dir / "residue.json").read_text(), 3)
-        segments = shared_memory() - before
-        assert segments
+        residue = it.run_dir / "residue.json"
+        it.wait_for(lambda: json.loads(residue.read_text())["shm"], 3)
+        segments = {Path(path).name for path in json.loads(residue.read_text())["shm"]}
+        assert segments <= shared_memory()
         own, old = [it.front_pid, it.worker_pid], set(it.survivors())
         it.process.kill()
         it.process.wait()
@@ -165,7 +166,10 @@ def test_killed_and_started_again_on_the_same_port_at_once() -> None:
 def test_a_permanent_failure_ends_it_with_the_workers_code_and_line(code: int) -> None:
     with Launcher(engine_args={"fail_in": "weights", "fail_with": code}) as it:
         assert it.wait() == code
-        assert it.lines().splitlines()[-1] == "ichat: error[E-FAKE] demo/0: the script fails in weights. See the lines above for the cause."
+        assert (
+            it.lines().splitlines()[-1]
+            == "ichat: error[E-FAKE] demo/0: the script fails in weights. See the lines above for the cause."
+        )
         assert it.lines().count("demo/0: started") == 1
         it.assert_nothing_left()
 
@@ -179,7 +183,9 @@ def test_a_start_that_never_ends_is_69_and_names_its_phase() -> None:
 
 def test_a_crash_loop_ends_with_69_when_its_budget_is_spent() -> None:
     restarts = {"max_restarts": 3}
-    with Launcher(engine_args={"die_after_s": 0.3}, timeouts={"restart_backoff_s": 0.1, **QUICK}, restarts=restarts) as it:
+    with Launcher(
+        engine_args={"die_after_s": 0.3}, timeouts={"restart_backoff_s": 0.1, **QUICK}, restarts=restarts
+    ) as it:
         assert it.wait(30) == 69
         assert it.lines().count("demo/0: started") == 4
         last = it.lines().splitlines()[-1]
@@ -246,7 +252,9 @@ def test_a_thousand_killed_health_checks_leave_no_zombie() -> None:
         env = {"PATH": os.environ["PATH"], "ICHAT_RUN_DIR": str(it.run_dir)}
         for batch in range(50):
             checks = [
-                subprocess.Popen([ROOT / "entrypoint", "health"], env=env, stdout=subprocess.DEVNULL, start_new_session=True)
+                subprocess.Popen(
+                    [ROOT / "entrypoint", "health"], env=env, stdout=subprocess.DEVNULL, start_new_session=True
+                )
                 for _ in range(20)
             ]
             time.sleep(0.0005 * (batch % 20))

@@ -50,7 +50,11 @@ def test_ready_names_the_model_and_routes_to_its_instance(board: Board) -> None:
     say(board, READY)
     assert board.health() == (True, "ready: demo")
     route = board.routes().models[0]
-    assert (route.state, route.served_names, [one.name for one in route.instances]) == ("ready", ["demo", "gpt"], ["demo/0"])
+    assert (route.state, route.served_names, [one.name for one in route.instances]) == (
+        "ready",
+        ["demo", "gpt"],
+        ["demo/0"],
+    )
 
 
 def test_a_front_that_does_not_serve_is_not_ready(board: Board) -> None:

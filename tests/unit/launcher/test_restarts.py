@@ -11,7 +11,9 @@ from ichat.launcher.restarts import PERMANENT, Decision, Ending, GiveUp, Restart
 KILLED = Ending("vLLM process 123 (VLLM::EngineCore) was killed by SIGKILL")
 
 
-def decision(ending: Ending = KILLED, earlier: list[float] | None = None, now: float = 1000.0, **rules: object) -> Decision:
+def decision(
+    ending: Ending = KILLED, earlier: list[float] | None = None, now: float = 1000.0, **rules: object
+) -> Decision:
     restarts = Restarts(**{key: value for key, value in rules.items() if key in Restarts.model_fields})  # type: ignore[arg-type]
     timeouts = Timeouts(**{key: value for key, value in rules.items() if key in Timeouts.model_fields})  # type: ignore[arg-type]
     return decide("demo/0", ending, earlier or [], now, (restarts, timeouts), jitter=0.0)

@@ -65,7 +65,9 @@ class FakeSupervisor:
 
 
 class Bench:
-    def __init__(self, *, is_ready: bool = True, leaves_in_s: float = 0, is_serving: bool = True, **front: object) -> None:
+    def __init__(
+        self, *, is_ready: bool = True, leaves_in_s: float = 0, is_serving: bool = True, **front: object
+    ) -> None:
         self.diary: list[tuple[float, str]] = []
         self.front = FakeFront(self.diary, **front)  # type: ignore[arg-type]
         self.front_process = FakeSupervisor(self.diary, "front")
@@ -109,6 +111,13 @@ async def test_while_loading_even_a_deaf_front_cannot_hold_us_for_three_seconds(
     bench = Bench(is_ready=False, is_serving=False, leaves_in_s=1, is_deaf=True)
     await bench.leave()
     assert looptime < 2  # type: ignore[operator]
+
+
+async def test_a_front_that_never_served_is_not_waited_for(looptime: object) -> None:
+    bench = Bench(is_ready=False, is_serving=False, is_deaf=True)
+    bench.front_process.is_serving = False
+    assert await bench.leave() == 0
+    assert looptime == 0
 
 
 async def test_what_the_deadline_cuts_off_is_74(looptime: object) -> None:
