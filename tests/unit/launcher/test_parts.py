@@ -1,0 +1,261 @@
+"""The launcher's smaller parts: process table, memory limit, environment, output, sockets, probes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+
+from ichat.config.schema import Model, Server
+from ichat.errors import ConfigError, TemporaryError
+from ichat.launcher import environment, listeners
+from ichat.launcher.board import Board, Status
+from ichat.launcher.health import Probes
+from ichat.launcher.memory_limit import MemoryLimit
+from ichat.launcher.output import Output
+from ichat.launcher.probe import ask_health, ask_status, probe_socket, table
+from ichat.launcher.process_table import Process, descendants_of, read, read_all, read_below, remains_of
+from ichat.observe.logs import LineWriter
+
+# ---- process table --------------------------------------------------------------------------------------------
+
+LAUNCHER, DEAD, LIVING = 10, 20, 30
+
+
+def process(pid: int, ppid: int, session: int) -> Process:
+    return Process(pid, ppid, session, "S", started=1)
+
+
+TABLE = [
+    process(LAUNCHER, 1, 5),
+    process(LIVING, LAUNCHER, LIVING),
+    process(31, LIVING, LIVING),
+    process(32, LIVING, 32),  # has left the session of its worker, which lives
+    process(21, LAUNCHER, DEAD),  # an orphan in the dead one's session
+    process(22, LAUNCHER, 22),  # an orphan that had left that session
+    process(23, 22, 23),
+    process(11, LAUNCHER, 5),  # a shell that was there before the launcher was
+    process(12, 11, 5),
+    process(99, 1, 99),
+]
+
+
+def test_what_is_left_of_a_dead_worker_is_its_session_and_orphans_that_are_nobodys() -> None:
+    left = remains_of(DEAD, TABLE, launcher=LAUNCHER, living={LIVING})
+    assert {one.pid for one in left} == {21, 22, 23}
+
+
+def test_a_living_worker_is_the_root_of_its_own_remains() -> None:
+    left = remains_of(LIVING, TABLE[:4], launcher=LAUNCHER, living={LIVING})
+    assert {one.pid for one in left} == {LIVING, 31, 32}
+
+
+def test_descendants_are_all_below_and_nothing_else() -> None:
+    assert {one.pid for one in descendants_of(LAUNCHER, TABLE)} == {LIVING, 31, 32, 21, 22, 23, 11, 12}
+
+
+def test_this_process_is_in_the_table() -> None:
+    own = read(os.getpid())
+    assert own is not None
+    assert (own.ppid, own.session, own.is_dead) == (os.getppid(), os.getsid(0), False)
+    assert own in read_below(os.getpid())
+    assert own.pid in {one.pid for one in read_all()}
+    assert read(2**22 + 1) is None
+
+
+# ---- memory limit ---------------------------------------------------------------------------------------------
+
+
+def cgroup(tmp_path: Path, files: dict[str, str], own: str) -> MemoryLimit:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (tmp_path / "own").write_text(own)
+    return MemoryLimit(tmp_path, tmp_path / "own")
+
+
+def test_a_kill_for_memory_is_told_with_limit_and_peak(tmp_path: Path) -> None:
+    files = {"memory.events": "low 0\noom 3\noom_kill 3\n", "memory.max": "4294967296\n", "memory.peak": "4294967296\n"}
+    limit = cgroup(tmp_path, files, "0::/\n")
+    assert limit.kills() == 3
+    assert limit.hint(3) == ""
+    assert limit.hint(2).startswith(" by the kernel's OOM killer (limit 4.0 GiB, peak 4.0 GiB). Give the container")
+
+
+def test_version_1_is_understood_below_our_own_path(tmp_path: Path) -> None:
+    files = {
+        "memory/a/memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 1\n",
+        "memory/a/memory.limit_in_bytes": "9223372036854771712\n",
+        "memory/a/memory.max_usage_in_bytes": "1073741824\n",
+    }
+    limit = cgroup(tmp_path, files, "4:memory:/a\n0::/\n")
+    assert limit.kills() == 1
+    assert "(peak 1.0 GiB)" in limit.hint(0)
+
+
+def test_without_a_cgroup_nothing_is_claimed(tmp_path: Path) -> None:
+    limit = MemoryLimit(tmp_path, tmp_path / "none")
+    assert limit.kills() is None
+    assert limit.hint(None) == ""
+
+
+# ---- environment ----------------------------------------------------------------------------------------------
+
+MODEL = Model(name="demo", model_path="org/model", backend="vllm", accelerator="cpu", env={"A": "model"})
+
+
+def test_a_worker_inherits_everything_but_ichats_own_settings() -> None:
+    inherited = {"PATH": "/bin", "ICHAT_API_KEY": "secret", "HF_TOKEN": "token", "A": "user", "DO_NOT_TRACK": "0"}
+    env = environment.for_worker(inherited, MODEL, "/run/w/1/tmp")
+    assert "secret" not in env.values()
+    assert env["HF_TOKEN"] == "token"
+    assert env["A"] == "model"
+    assert env["DO_NOT_TRACK"] == "0"
+    assert env["VLLM_NO_USAGE_STATS"] == "1"
+    assert env["TMPDIR"] == env["VLLM_RPC_BASE_PATH"] == "/run/w/1/tmp"
+    assert env["ICHAT_PDEATHSIG"] == "1"
+    assert int(env["OMP_NUM_THREADS"]) == max(1, len(os.sched_getaffinity(0)) - 1)
+
+
+def test_the_users_number_of_threads_wins() -> None:
+    assert environment.for_worker({"OMP_NUM_THREADS": "7"}, MODEL, "/t")["OMP_NUM_THREADS"] == "7"
+
+
+def test_a_front_knows_no_token() -> None:
+    env = environment.for_front({"PATH": "/bin", "HF_TOKEN": "token", "ICHAT_API_KEY": "secret"})
+    assert env == {"PATH": "/bin"}
+
+
+def test_a_missing_environment_is_refused_with_the_way_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "ichat"))
+    with pytest.raises(ConfigError, match="Run `make setup`") as found:
+        environment.python_of(MODEL)
+    assert found.value.exit_code == 78
+
+
+# ---- output ---------------------------------------------------------------------------------------------------
+
+
+async def printed(log_format: str, *chunks: bytes) -> list[str]:
+    reading, writing = os.pipe()
+    writer = LineWriter(writing)
+    output = Output(writer, log_format)
+    with output.open("demo/0") as theirs:
+        for chunk in chunks:
+            theirs.write(chunk)
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(0.01)
+    output.close()
+    writer.close()
+    os.close(writing)
+    with open(reading, "rb") as lines:
+        return lines.read().decode().splitlines()
+
+
+async def test_childrens_lines_pass_verbatim_also_in_pieces_and_without_an_end() -> None:
+    assert await printed("text", b"one\ntw", b"o\r\n50%\r", b"100%\r\n\nlast") == ["one", "two", "50%", "100%", "last"]
+
+
+async def test_in_json_what_is_not_json_is_wrapped() -> None:
+    lines = [json.loads(line) for line in await printed("json", b'{"event": "ready"}\nplain\n')]
+    assert lines[0] == {"event": "ready"}
+    assert (lines[1]["subject"], lines[1]["line"]) == ("demo/0", "plain")
+
+
+# ---- public sockets -------------------------------------------------------------------------------------------
+
+
+def test_port_0_takes_a_free_one_and_listens() -> None:
+    (sock,) = listeners.listen(Server(host="127.0.0.1", port=0))
+    with sock, socket.create_connection(sock.getsockname(), 1):
+        assert sock.getsockname()[1] > 0
+
+
+def test_a_name_listens_on_all_its_addresses_on_one_port() -> None:
+    sockets = listeners.listen(Server(host="localhost", port=0))
+    assert len({sock.getsockname()[1] for sock in sockets}) == 1
+    for sock in sockets:
+        sock.close()
+
+
+def test_ipv6_any_takes_ipv4_too() -> None:
+    (sock,) = listeners.listen(Server(host="::", port=0))
+    with sock, socket.create_connection(("127.0.0.1", sock.getsockname()[1]), 1):
+        assert sock.family == socket.AF_INET6
+
+
+def test_a_busy_port_names_its_holder() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+        with pytest.raises(TemporaryError, match=rf"server.port: {port} is in use by pid {os.getpid()} \("):
+            listeners.listen(Server(host="127.0.0.1", port=port))
+
+
+@pytest.mark.parametrize("host", ["203.0.113.7", "no such host"])
+def test_an_address_that_is_not_ours_is_a_configuration_error(host: str) -> None:
+    with pytest.raises(ConfigError, match="is no address of this machine"):
+        listeners.listen(Server(host=host, port=0))
+
+
+# ---- probes ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def board(tmp_path: Path) -> Board:
+    board = Board()
+    board.front_words = None
+    board.post(Status("demo/0", "demo", ("demo",), "fake", detail="weights", since=board.clock()))
+    return board
+
+
+async def ask(path: Path, request: bytes) -> bytes:
+    reader, writer = await asyncio.open_unix_connection(str(path))
+    writer.write(request)
+    try:
+        return await asyncio.wait_for(reader.read(), 5)
+    finally:
+        writer.close()
+
+
+async def test_probes_answer_from_memory_and_survive_garbage(board: Board, tmp_path: Path) -> None:
+    path = tmp_path / "ichat.sock"
+    probes = Probes(board)
+    await probes.open(str(path))
+    try:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert (await asyncio.to_thread(ask_health, path))[1].startswith("loading demo: weights, ")
+        status = await asyncio.to_thread(ask_status, path)
+        assert status is not None
+        assert table(status)[-1].split()[:4] == ["demo", "demo/0", "fake", "starting"]
+        assert (await ask(path, b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")).startswith(b"HTTP/1.0 503 ")
+        assert (await ask(path, b"GET /nothing HTTP/1.1\r\n\r\n")).startswith(b"HTTP/1.0 404 ")
+        assert (await ask(path, b"POST /health HTTP/1.1\r\n\r\n")).startswith(b"HTTP/1.0 405 ")
+        assert (await ask(path, b"\x16\x03\x01\x00\n\n")).startswith(b"HTTP/1.0 405 ")
+        assert (await ask(path, b"x" * 100_000)).startswith(b"HTTP/1.0 405 ")
+    finally:
+        probes.close()
+
+
+async def test_probes_that_hang_are_cut_off_for_newer_ones(board: Board, tmp_path: Path) -> None:
+    path = tmp_path / "ichat.sock"
+    probes = Probes(board)
+    await probes.open(str(path))
+    try:
+        hanging = [await asyncio.open_unix_connection(str(path)) for _ in range(100)]
+        assert (await ask(path, b"GET /health HTTP/1.1\r\n\r\n")).startswith(b"HTTP/1.0 503 ")
+        for _, writer in hanging:
+            writer.close()
+    finally:
+        probes.close()
+
+
+def test_nobody_there_is_not_running(tmp_path: Path) -> None:
+    path = probe_socket({"ICHAT_RUN_DIR": str(tmp_path / "none")})
+    assert ask_health(path) == (False, f"not running: nobody answers in {tmp_path / 'none'}")
+    assert ask_status(path) is None

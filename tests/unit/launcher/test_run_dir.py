@@ -1,0 +1,116 @@
+"""The run directory: chosen, locked, cleaned, removed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ichat.errors import ConfigError, PermissionDeniedError, TemporaryError
+from ichat.launcher import process_table
+from ichat.launcher.run_dir import RunDir, choose
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """Short, as a path with sockets in it must be."""
+    with tempfile.TemporaryDirectory(prefix="ichat-") as name:
+        yield Path(name)
+
+
+def test_it_is_made_for_us_alone_and_removed(tmp_path: Path) -> None:
+    run_dir = RunDir.claim(tmp_path / "deep" / "run")
+    assert run_dir.path.stat().st_mode & 0o777 == 0o700
+    folder = run_dir.new_worker()
+    assert (folder / "tmp").is_dir()
+    run_dir.remove()
+    run_dir.remove()
+    assert not run_dir.path.exists()
+
+
+def test_a_second_owner_is_refused_by_name(tmp_path: Path) -> None:
+    first = RunDir.claim(tmp_path / "run")
+    with pytest.raises(TemporaryError, match=f"in use by the ichat with pid {os.getpid()}"):
+        RunDir.claim(tmp_path / "run")
+    first.remove()
+    RunDir.claim(tmp_path / "run").remove()
+
+
+def test_a_directory_with_other_things_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "w").mkdir()
+    (tmp_path / "thesis.txt").write_text("ten years of work")
+    with pytest.raises(ConfigError, match=r"thesis\.txt"):
+        RunDir.claim(tmp_path)
+    assert (tmp_path / "w").exists()
+
+
+def test_a_path_too_long_for_sockets_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="too long"):
+        RunDir.claim(tmp_path / ("x" * 100))
+
+
+def test_a_place_that_cannot_be_written_is_a_matter_of_permission() -> None:
+    with pytest.raises(PermissionDeniedError) as found:
+        RunDir.claim(Path("/proc/ichat"))
+    assert found.value.exit_code == 77
+
+
+def test_what_a_killed_predecessor_left_is_removed(tmp_path: Path) -> None:
+    """Its lock went with it; its processes, memory and files did not."""
+    path = tmp_path / "run"
+    left = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+    segment = Path("/dev/shm") / f"ichat-test-{uuid.uuid4().hex}"
+    segment.write_bytes(b"x")
+    script = (
+        "import sys, os; from pathlib import Path; from ichat.launcher.run_dir import RunDir\n"
+        "run_dir = RunDir.claim(Path(sys.argv[1])); run_dir.new_worker()\n"
+        "run_dir.residue.started(int(sys.argv[2])); run_dir.residue.holds([sys.argv[3]])\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(path), str(left.pid), str(segment)], check=False)
+    assert (path / "w" / "1").exists()
+    run_dir = RunDir.claim(path)
+    assert left.wait(5) == -9
+    assert not segment.exists()
+    assert list((path / "w").iterdir()) == []
+    run_dir.remove()
+
+
+def test_a_pid_that_somebody_else_has_got_since_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    innocent = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+    first = RunDir.claim(path)
+    first.residue.started(innocent.pid)
+    residue = json.loads((path / "residue.json").read_text())
+    residue["sessions"] = {str(innocent.pid): residue["sessions"][str(innocent.pid)] - 1}
+    first.remove()
+    path.mkdir()
+    (path / "residue.json").write_text(json.dumps(residue))
+    RunDir.claim(path).remove()
+    assert process_table.read(innocent.pid) is not None
+    assert innocent.poll() is None
+    innocent.kill()
+    innocent.wait()
+
+
+def test_an_unreadable_note_does_not_stop_the_start(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    path.mkdir()
+    (path / "residue.json").write_text("{half")
+    RunDir.claim(path).remove()
+    assert not path.exists()
+
+
+def test_where_it_is(tmp_path: Path) -> None:
+    assert choose("some/dir", 8000, None) == Path.cwd() / "some/dir"
+    if not os.access("/run/ichat", os.W_OK):
+        assert choose(None, 8000, str(tmp_path)) == tmp_path / "ichat-8000"
+        assert choose(None, 8000, None) == Path(f"/tmp/ichat-{os.getuid()}-8000")
+        assert choose(None, 8000, "/nowhere") == Path(f"/tmp/ichat-{os.getuid()}-8000")

@@ -1,0 +1,142 @@
+"""The command line and the entrypoint, as a user types them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ichat import cli
+from ichat.errors import ExitCode
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*argv: str, **env: str) -> subprocess.CompletedProcess[str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("ICHAT_")}
+    return subprocess.run(
+        [sys.executable, "-m", "ichat", *argv], env=kept | env, capture_output=True, text=True, check=False, timeout=30
+    )
+
+
+@pytest.mark.parametrize("argv", [["help"], ["--help"], ["serve", "--help"], ["-h"]])
+def test_help_names_every_command(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(argv) == 0
+    said = capsys.readouterr().out
+    for command in ("serve", "config", "explain", "health", "status", "version", "help"):
+        assert f"\n  {command} " in said
+
+
+def test_version_names_the_engines_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["version"]) == 0
+    assert capsys.readouterr().out == "ichat 0.1.0 (for vLLM 0.32.0, SGLang 0.5.21)\n"
+
+
+def test_an_unknown_command_is_64_in_one_line() -> None:
+    done = run("sevre")
+    assert done.returncode == 64
+    assert done.stderr == 'ichat: error[E-USAGE] ichat: there is no command "sevre". `ichat help` lists them.\n'
+
+
+def test_every_problem_of_a_configuration_is_a_line_and_no_traceback() -> None:
+    done = run("serve", "--backend", "vllm", "--model-path", "org/model", "--no-such-flag", ICHAT_PORT="soon")
+    assert done.returncode == 78
+    assert len(done.stderr.splitlines()) == 2
+    assert all(line.startswith("ichat: error[E-CFG-") for line in done.stderr.splitlines())
+
+
+def test_debug_adds_the_traceback_and_the_line_stays_last() -> None:
+    done = run("status", "x", ICHAT_DEBUG="1")
+    assert done.returncode == 64
+    assert "Traceback" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("ichat: error[E-USAGE] x: ")
+
+
+def test_a_bug_is_70_with_its_traceback(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    def broken(argv: object) -> int:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(cli, "_version", broken)
+    assert cli.run(["version"]) == ExitCode.SOFTWARE
+    said = capfd.readouterr().err
+    assert "Traceback" in said
+    assert said.splitlines()[-1].startswith("ichat: error[E-INTERNAL] ichat: RuntimeError('a bug').")
+
+
+def test_a_reader_that_has_seen_enough_is_no_failure() -> None:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("ICHAT_")}
+    command = f"{sys.executable} -m ichat help | head -1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], env=kept, capture_output=True, text=True, check=False, timeout=30)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("command", [[sys.executable, "-m", "ichat", "health"], [str(ROOT / "entrypoint"), "health"]])
+def test_health_of_nothing_is_red_in_one_line(command: list[str], tmp_path: Path) -> None:
+    env = {"PATH": os.environ["PATH"], "ICHAT_RUN_DIR": str(tmp_path)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=30)
+    assert done.returncode == 1
+    assert done.stdout.startswith("not running: ")
+    assert done.stderr == ""
+
+
+# ---- entrypoint -----------------------------------------------------------------------------------------------
+
+
+def enter(script: Path, *argv: str, **env: str) -> subprocess.CompletedProcess[str]:
+    full = {"PATH": os.environ["PATH"], **env}
+    return subprocess.run([script, *argv], env=full, capture_output=True, text=True, check=False, timeout=30)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """An entrypoint beside an environment whose Python only says what it was asked."""
+    python = tmp_path / ".venvs" / "ichat" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\necho "$@"\n')
+    python.chmod(0o755)
+    script = tmp_path / "entrypoint"
+    script.write_text((ROOT / "entrypoint").read_text())
+    script.chmod(0o755)
+    return script
+
+
+@pytest.mark.parametrize(
+    ("argv", "asked"),
+    [
+        ((), "-m ichat serve"),
+        (("--backend", "sglang"), "-m ichat serve --backend sglang"),
+        (("serve", "--port", "1"), "-m ichat serve --port 1"),
+        (("status",), "-m ichat status"),
+        (("config", "--backend", "vllm"), "-m ichat config --backend vllm"),
+        (("--help",), "-m ichat --help"),
+        (("echo", "as", "it", "is"), "as it is"),
+    ],
+)
+def test_the_entrypoint_serves_unless_told_otherwise(checkout: Path, argv: tuple[str, ...], asked: str) -> None:
+    done = enter(checkout, *argv)
+    assert (done.returncode, done.stdout.strip()) == (0, asked)
+
+
+def test_a_missing_environment_is_one_line_that_says_make_setup(checkout: Path) -> None:
+    (checkout.parent / ".venvs" / "ichat" / "bin" / "python").unlink()
+    done = enter(checkout)
+    assert done.returncode == 78
+    assert len(done.stderr.splitlines()) == 1
+    assert "Run `make setup`." in done.stderr
+
+
+def test_the_entrypoint_and_the_launcher_look_for_the_socket_in_the_same_place(checkout: Path, tmp_path: Path) -> None:
+    from ichat.launcher.probe import probe_socket
+
+    for env in (
+        {"ICHAT_RUN_DIR": str(tmp_path / "a")},
+        {"ICHAT_SERVER__RUN_DIR": str(tmp_path / "b")},
+        {"XDG_RUNTIME_DIR": str(tmp_path), "ICHAT_PORT": "18499"},
+        {"XDG_RUNTIME_DIR": str(tmp_path), "ICHAT_SERVER__PORT": "18498"},
+        {"ICHAT_PORT": "18497"},
+    ):
+        done = enter(checkout, "health", **env)
+        assert done.stdout.strip() == f"not running: no ichat in {probe_socket(env).parent}"
