@@ -127,18 +127,26 @@ class _LineHandler(logging.Handler):
             self._writer.write(f"logs: unprintable record {record.msg!r}\n".encode(errors="replace"))
 
 
-def set_up_logs(log_format: str, *, is_debug: bool = False, fd: int = _STDERR_FD) -> LineWriter:
-    """Send every log line of this process to ``fd`` through a LineWriter, which the caller closes at the end.
+def set_up_logs(
+    log_format: str, *, is_debug: bool = False, with_libraries: bool = True, fd: int = _STDERR_FD
+) -> LineWriter:
+    """Send the log lines of this process to ``fd`` through a LineWriter, which the caller closes at the end.
 
-    Only lines of ichat are kept below *warning*; what an engine logs goes its own way.
+    ichat's own from *info* on, those of libraries from *warning* on. Beside an engine, ``with_libraries`` is False:
+    what it logs goes its own way, and what it does to the root logger does not touch our lines.
     """
     writer = LineWriter(fd)
     handler = _LineHandler(writer)
     handler.setFormatter(formatter_for(log_format))
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(logging.WARNING)
-    logging.getLogger("ichat").setLevel(logging.DEBUG if is_debug else logging.INFO)
+    ours = logging.getLogger("ichat")
+    ours.setLevel(logging.DEBUG if is_debug else logging.INFO)
+    if with_libraries:
+        root = logging.getLogger()
+        root.handlers[:] = [handler]
+        root.setLevel(logging.WARNING)
+    else:
+        ours.handlers[:] = [handler]
+        ours.propagate = False
     return writer
 
 

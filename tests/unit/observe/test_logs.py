@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ichat.observe.logs import JSONFormatter, LineWriter, TextFormatter
+from ichat.observe.logs import JSONFormatter, LineWriter, TextFormatter, set_up_logs
 
 
 @pytest.fixture
@@ -88,3 +88,18 @@ def test_a_closed_pipe_costs_lines_and_nothing_else(pipe: tuple[int, int]) -> No
         writer.write(b"nobody hears this\n")
     writer.close()
     assert writer.dropped == 10
+
+
+def test_beside_an_engine_only_our_lines_are_taken_and_the_root_logger_is_left_alone(pipe: tuple[int, int]) -> None:
+    root, ours = logging.getLogger(), logging.getLogger("ichat")
+    before = list(root.handlers), root.level, list(ours.handlers), ours.level
+    try:
+        writer = set_up_logs("text", with_libraries=False, fd=pipe[1])
+        logging.getLogger("ichat.worker").info("demo/0: warm")
+        logging.getLogger("engine").error("its own way")
+        writer.close()
+        assert (list(root.handlers), root.level) == before[:2]
+        assert os.read(pipe[0], 65536).decode().endswith(" info    demo/0: warm\n")
+    finally:
+        ours.handlers[:], ours.propagate = before[2], True
+        ours.setLevel(before[3])
