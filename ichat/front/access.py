@@ -31,9 +31,9 @@ class Keyring:
         return sum(hmac.compare_digest(digest, known) for known in self._digests) > 0
 
     def _tokens(self, request: Request) -> list[bytes]:
-        tokens = []
-        if request.authorization[: len(_SCHEME)].lower() == _SCHEME:
-            tokens.append(request.authorization[len(_SCHEME) :].strip())
-        if request.route is not None and request.route.dialect == "anthropic" and request.x_api_key:
-            tokens.append(request.x_api_key)
-        return tokens
+        values = request.values(b"authorization")
+        tokens = [value[len(_SCHEME) :].strip() for value in values if value[: len(_SCHEME)].lower() == _SCHEME]
+        if request.dialect == "anthropic":
+            tokens += request.values(b"x-api-key")
+        # Of several nobody knows which one the engine would look at.
+        return tokens if len(tokens) == 1 and len(values) <= 1 else []

@@ -42,7 +42,7 @@ def search(request: Request) -> Search | str | None:
     """The model's name; None where the request names none; or a search to be stepped through. Raises BodyError."""
     kind = "none" if request.route is None or request.method == b"OPTIONS" else request.route.body
     if kind == "form":
-        return FormSearch(request.body, _boundary(request.content_type))
+        return FormSearch(request.body, _boundary(b"".join(request.values(b"content-type"))))
     if kind == "none":
         return None
     return name_in_json(request.body) if len(request.body) <= _PARSED_LIMIT_BYTES else JSONSearch(request.body)

@@ -24,7 +24,7 @@ _CHUNKED = b"transfer-encoding: chunked\r\n"
 _NOT_IMPLEMENTED = 501
 _RETRIED_STATUSES = (502, 503)
 #: All that is passed on of an engine's own failure.
-_KEPT_OF_A_FAILURE = (b"x-request-id:", b"retry-after:")
+_KEPT_OF_A_FAILURE = (b"x-request-id", b"retry-after")
 
 
 class Relay:
@@ -203,8 +203,7 @@ class Relay:
         self._abandon()
         if head.status in _RETRIED_STATUSES and self._retry():
             return
-        kept = tuple(line for line in head.lines if line.lower().startswith(_KEPT_OF_A_FAILURE))
-        self._refuse(engine_error(head.status, kept))
+        self._refuse(engine_error(head.status, head.lines(_KEPT_OF_A_FAILURE)))
 
     def _retry(self) -> bool:
         """One more try, on another worker, if there is one and retries are within their budget."""

@@ -13,35 +13,32 @@ class Request:
     """Filled by the RequestReader while it arrives; nothing changes it once it is complete."""
 
     __slots__ = (
-        "authorization",
         "body",
         "content_encoding",
         "content_length",
-        "content_type",
         "dropped_bytes",
         "dropped_count",
         "failure",
+        "headers",
         "host_count",
         "is_chunked",
         "is_head_complete",
         "is_http10",
         "is_upgrade",
         "keep_alive",
-        "lines",
         "method",
         "nominated",
         "path",
         "route",
         "target",
         "waits_for_continue",
-        "x_api_key",
     )
 
     def __init__(self) -> None:
         self.method = b""
         self.target = b""  # as on the wire
         self.path = b""  # the target up to its query
-        self.lines: list[bytes] = []  # the headers that are passed on, each a whole line
+        self.headers: list[bytes] = []  # those that are passed on, each as name, b": ", value, b"\r\n"
         self.body: bytes | bytearray = b""
         self.host_count = 0
         self.dropped_count = self.dropped_bytes = 0  # headers that are not passed on
@@ -49,18 +46,18 @@ class Request:
         self.is_chunked = self.is_http10 = self.is_upgrade = self.is_head_complete = False
         self.waits_for_continue = False  # Expect: 100-continue
         self.keep_alive = False
-        self.authorization = self.x_api_key = self.content_type = self.content_encoding = b""
+        self.content_encoding = b""
         self.nominated: set[bytes] | None = None  # headers that Connection declares to be for this hop only
         self.route: Route | None = None
         self.failure: Failure | None = None  # known from the head; told when the body has been read
 
     @property
     def header_count(self) -> int:
-        return len(self.lines) + self.dropped_count
+        return len(self.headers) // 4 + self.dropped_count
 
     @property
     def header_bytes(self) -> int:
-        return sum(map(len, self.lines)) + self.dropped_bytes
+        return sum(map(len, self.headers)) + self.dropped_bytes
 
     @property
     def has_body(self) -> bool:
@@ -70,10 +67,15 @@ class Request:
     def dialect(self) -> Dialect:
         return "openai" if self.route is None else self.route.dialect
 
+    def values(self, name: bytes) -> list[bytes]:
+        """Of all headers of this name, which is in lower case."""
+        headers = self.headers
+        return [headers[at + 2] for at in range(0, len(headers), 4) if headers[at].lower() == name]
+
     def to_worker(self) -> tuple[bytes, bytes | bytearray]:
         """Head and body as a worker gets them; a small body is part of the first."""
-        lines = self.lines if self.nominated is None else self._passed_on(self.nominated)
-        parts: list[bytes | bytearray] = [self.method, b" ", self.target, b" HTTP/1.1\r\n", *lines]
+        headers = self.headers if self.nominated is None else self._passed_on(self.nominated)
+        parts: list[bytes | bytearray] = [self.method, b" ", self.target, b" HTTP/1.1\r\n", *headers]
         if self.is_http10 and not self.host_count:
             parts.append(b"host: localhost\r\n")
         body = self.body
@@ -86,4 +88,6 @@ class Request:
         return b"".join(parts), body
 
     def _passed_on(self, nominated: set[bytes]) -> list[bytes]:
-        return [line for line in self.lines if line[: line.index(b":")].lower() not in nominated]
+        headers = self.headers
+        kept = (at for at in range(0, len(headers), 4) if headers[at].lower() not in nominated)
+        return [part for at in kept for part in headers[at : at + 4]]

@@ -1,4 +1,4 @@
-"""The headers of a request that mean something to the front; all others pass as they are."""
+"""The headers of a request that decide how it is read; all others pass as they are."""
 
 from __future__ import annotations
 
@@ -73,25 +73,6 @@ def _take_content_encoding(request: Request, value: bytes) -> bool:
     return True
 
 
-def _take_content_type(request: Request, value: bytes) -> bool:
-    request.content_type = value
-    return True
-
-
-def _take_authorization(request: Request, value: bytes) -> bool:
-    if request.authorization:
-        raise refused("Authorization: more than one such header. Send one.")
-    request.authorization = value
-    return True
-
-
-def _take_x_api_key(request: Request, value: bytes) -> bool:
-    if request.x_api_key:
-        raise refused("x-api-key: more than one such header. Send one.")
-    request.x_api_key = value
-    return True
-
-
 def _drop(request: Request, value: bytes) -> bool:
     request.dropped_count += 1
     request.dropped_bytes += len(value)
@@ -106,9 +87,6 @@ TAKERS: dict[bytes, Callable[[Request, bytes], bool]] = {
     b"connection": _take_connection,
     b"expect": _take_expect,
     b"content-encoding": _take_content_encoding,
-    b"content-type": _take_content_type,
-    b"authorization": _take_authorization,
-    b"x-api-key": _take_x_api_key,
     b"keep-alive": _drop,
     b"proxy-connection": _drop,
     b"te": _drop,

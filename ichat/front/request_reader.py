@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httptools
 
@@ -25,6 +25,13 @@ _HEAD_SLICE_BYTES = 16 * 1024
 _WORTH_READING_BYTES = 64 * 1024
 
 
+_taker: Callable[[bytes], Any] = TAKERS.get
+
+
+def _forget(header: tuple[bytes, ...]) -> None:
+    del header
+
+
 class RequestReader:
     """One connection's parser.
 
@@ -34,7 +41,18 @@ class RequestReader:
     the client waits for `100 Continue` and may go on.
     """
 
-    __slots__ = ("_acknowledge", "_head_bytes", "_is_at_end", "_judge", "_limits", "_parser", "complete", "request")
+    __slots__ = (
+        "_acknowledge",
+        "_head_bytes",
+        "_is_at_end",
+        "_is_http11",
+        "_judge",
+        "_keep",
+        "_limits",
+        "_parser",
+        "complete",
+        "request",
+    )
 
     def __init__(
         self, limits: Limits, judge: Callable[[Request], Failure | None], acknowledge: Callable[[], None]
@@ -43,6 +61,8 @@ class RequestReader:
         self._parser = httptools.HttpRequestParser(self)
         self.request: Request | None = None  # the one that is arriving
         self.complete: deque[Request] = deque()
+        self._keep: Callable[[tuple[bytes, ...]], None] = _forget  # takes a header that is passed on
+        self._is_http11 = False  # the request that is arriving says so in its first line; else it is not known yet
         self._head_bytes = 0  # seen of the head that is arriving, at most
         self._is_at_end = False  # the client announced that no request follows
 
@@ -54,6 +74,9 @@ class RequestReader:
         """Parse; a failure means that nothing more can be read from this connection."""
         if self._is_at_end:
             return None
+        if not self._head_bytes:
+            # Asking the parser for the version costs as much as all the rest of a head.
+            self._is_http11 = data.endswith(b" HTTP/1.1", 0, data.find(b"\r\n"))
         self._head_bytes += len(data)
         request = self.request
         try:
@@ -92,7 +115,8 @@ class RequestReader:
     # ---- called by the parser -----------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
-        self.request = Request()
+        self.request = request = Request()
+        self._keep = request.headers.extend
 
     def on_url(self, part: bytes) -> None:
         request = self.request
@@ -102,18 +126,15 @@ class RequestReader:
             raise refused(f"URL: longer than {limit} bytes. Shorten it.", status=414, code="url_too_long")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        request = self.request
-        assert request is not None
-        if request.is_head_complete:  # a trailer of a chunked body: there is nowhere to pass it on
-            return
-        take = TAKERS.get(name.lower())
-        if take is None or take(request, value):
-            request.lines.append(b"%b: %b\r\n" % (name, value))
+        take = _taker(name.lower())
+        if take is None or take(self.request, value):
+            self._keep((name, b": ", value, b"\r\n"))
 
     def on_headers_complete(self) -> None:
         request = self.request
         assert request is not None
         request.is_head_complete = True
+        self._keep = _forget  # what still comes are trailers, which nobody can be sent
         request.method = self._parser.get_method()
         request.path = request.target.partition(b"?")[0]
         self._check(request)
@@ -137,6 +158,7 @@ class RequestReader:
     def on_message_complete(self) -> None:
         request = self.request
         assert request is not None
+        self._is_http11 = False  # nothing is known of the next request
         request.keep_alive = self._parser.should_keep_alive()
         self._is_at_end = not request.keep_alive
         self.complete.append(request)
@@ -156,9 +178,8 @@ class RequestReader:
             self._acknowledge()
 
     def _check(self, request: Request) -> None:
-        version = self._parser.get_http_version()
-        if version != "1.1":
-            self._check_version(request, version)
+        if not self._is_http11:
+            self._check_version(request, self._parser.get_http_version())
         if request.host_count != 1 and not (request.is_http10 and request.host_count == 0):
             raise refused(f"Host: {request.host_count} such headers. Send one.")
         if request.is_upgrade or request.method == b"CONNECT":
@@ -174,6 +195,8 @@ class RequestReader:
         self._check_size(request)
 
     def _check_version(self, request: Request, version: str) -> None:
+        if version == "1.1":
+            return
         if version != "1.0":
             raise refused(f"HTTP/{version}: not spoken here. Use HTTP/1.1.")
         request.is_http10 = True
@@ -181,7 +204,7 @@ class RequestReader:
             raise refused("Transfer-Encoding: unknown to HTTP/1.0. Send Content-Length.")
 
     def _check_size(self, request: Request) -> None:
-        if len(request.lines) + request.dropped_count > self._limits.header_count:
+        if request.header_count > self._limits.header_count:
             raise self._too_large(f"more than {self._limits.header_count} of them")
         # A head cannot be longer than what has been seen, so that adding it up is rarely needed.
         if self._head_bytes > (limit := self._limits.header_bytes) and request.header_bytes > limit:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import httptools
@@ -20,13 +21,16 @@ _BODILESS = frozenset((204, 304))
 
 
 class ResponseHead:
-    """What a worker said before the body. ``lines`` are the headers that are passed on, whole lines."""
+    """What a worker said before the body.
 
-    __slots__ = ("closes", "content_length", "content_length_line", "content_type", "is_chunked", "lines", "status")
+    ``headers`` are those that are passed on, each as name, ``b": "``, value, ``b"\\r\\n"``.
+    """
+
+    __slots__ = ("closes", "content_length", "content_length_line", "content_type", "headers", "is_chunked", "status")
 
     def __init__(self) -> None:
         self.status = 0
-        self.lines: list[bytes] = []
+        self.headers: list[bytes] = []
         self.content_length = -1
         self.content_length_line = b""
         self.content_type = b""
@@ -52,8 +56,14 @@ class ResponseHead:
         else:
             self.closes |= value.lower() == b"close"
 
+    def lines(self, names: Collection[bytes]) -> tuple[bytes, ...]:
+        """The headers of these names, as whole lines."""
+        headers = self.headers
+        starts = (at for at in range(0, len(headers), 4) if headers[at].lower() in names)
+        return tuple(b"".join(headers[at : at + 4]) for at in starts)
+
     def encode(self, framing: bytes, connection: bytes, body: bytes = b"") -> bytes:
-        return b"".join((status_line(self.status), *self.lines, framing, connection, b"\r\n", body))
+        return b"".join((status_line(self.status), *self.headers, framing, connection, b"\r\n", body))
 
 
 class ResponseReceiver(Protocol):
@@ -211,13 +221,10 @@ class WorkerConnection(asyncio.Protocol):
         elif not self._is_head_complete:  # else a trailer
             if lowered == b"content-type":
                 head.content_type = value.lower()
-            head.lines.append(b"%b: %b\r\n" % (name, value))
+            head.headers += (name, b": ", value, b"\r\n")
 
     def on_headers_complete(self) -> None:
-        head, parser = self._head, self._parser
-        head.status = status = parser.get_status_code()
-        if parser.get_http_version() != "1.1":
-            head.closes = True
+        self._head.status = status = self._parser.get_status_code()
         self._is_head_complete = status >= 200
 
     def on_body(self, piece: bytes) -> None:

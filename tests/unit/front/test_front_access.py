@@ -34,6 +34,8 @@ async def test_a_key_opens(locked: FrontUnderTest, worker: ScriptedWorker, key: 
         f"Authorization: Bearer {KEY[:-1]}\r\n",
         f"Authorization: Bearer {KEY.upper()}\r\n",
         f"x-api-key: {KEY}\r\n",
+        f"Authorization: Bearer {KEY}\r\nAuthorization: Bearer {KEY}\r\n",
+        f"Authorization: Basic x\r\nAuthorization: Bearer {KEY}\r\n",
     ],
 )
 async def test_anything_else_does_not(locked: FrontUnderTest, worker: ScriptedWorker, header: str) -> None:

@@ -45,7 +45,6 @@ LENGTH = b"Content-Length: %d\r\n" % len(BODY)
         (LINE + HOST + LENGTH + b"Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n" + BODY, 400, "invalid_request"),
         (LINE + HOST + LENGTH + b"Content-Encoding: gzip\r\n\r\n" + BODY, 415, "unsupported_encoding"),
         (LINE + HOST + LENGTH + b"Expect: miracles\r\n\r\n" + BODY, 417, "invalid_request"),
-        (LINE + HOST + b"Authorization: a\r\nAuthorization: b\r\n\r\n", 400, "invalid_request"),
         (b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 414, "url_too_long"),
         (b"GET /" + b"a" * 1_000_000, 414, "url_too_long"),
         (LINE + HOST + b"X: 1\r\n" * 101 + b"\r\n", 431, "header_too_large"),

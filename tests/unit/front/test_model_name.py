@@ -109,11 +109,12 @@ def test_a_forms_model_is_found_behind_any_file(size: int) -> None:
 def test_a_form_needs_its_boundary() -> None:
     request = Request()
     request.method, request.route = b"POST", find_route(b"/v1/audio/transcriptions")
-    request.content_type, request.body = b'multipart/form-data; charset=utf-8; boundary="XX"', form(("model", b"demo"))
+    request.body = form(("model", b"demo"))
+    request.headers = [b"Content-Type", b": ", b'multipart/form-data; charset=utf-8; boundary="XX"', b"\r\n"]
     found = search(request)
     assert isinstance(found, FormSearch)
     assert run(found) == "demo"
     for wrong in (b"application/json", b"multipart/form-data"):
-        request.content_type = wrong
+        request.headers[2] = wrong
         with pytest.raises(BodyError):
             search(request)
