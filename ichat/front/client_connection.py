@@ -7,10 +7,11 @@ import math
 import socket
 import struct
 import time
-from enum import Enum, auto
-from typing import TYPE_CHECKING, Protocol, cast
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
 
 from ichat.front.errors import REQUEST_TIMEOUT, TOO_MANY_CONNECTIONS, Failure
+from ichat.front.exchange import Exchange, State
 from ichat.front.replies import Reply
 from ichat.front.request_reader import RequestReader
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from ichat.config.schema import Timeouts
     from ichat.front.reception import Reception
     from ichat.front.request import Request
+    from ichat.front.response_body import Data
 
 #: Unsent bytes beyond which a client counts as slow, and its worker is not read any further.
 _WRITE_BUFFER_BYTES = 32 * 1024
@@ -25,28 +27,6 @@ _WRITE_BUFFER_BYTES = 32 * 1024
 _EARLY_LIMIT_BYTES = 64 * 1024
 _BODY_BYTES_PER_S = 64 * 1024
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
-
-
-class Exchange(Protocol):
-    """An answer that takes time. It ends by `exchange_ended` or `cut` of its client, once, unless the client left."""
-
-    def start(self, client: ClientConnection) -> None: ...
-
-    def pause(self) -> None: ...
-
-    def resume(self) -> None: ...
-
-    def client_left(self) -> None: ...
-
-    def end(self, failure: Failure) -> None: ...
-
-
-class State(Enum):
-    IDLE = auto()  # between requests
-    HEAD = auto()  # a part of a head is here
-    BODY = auto()  # a part of a body is here
-    SERVING = auto()
-    CLOSING = auto()  # the last answer leaves; what still arrives is thrown away
 
 
 # Looked up in the enumeration they would cost more than what they decide.
@@ -135,9 +115,13 @@ class ClientConnection(asyncio.Protocol):
 
     # ---- called by an exchange ----------------------------------------------------------------------------
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: Data) -> None:
         if self._transport is not None:
             self._transport.write(data)
+
+    def write_all(self, parts: Sequence[Data]) -> None:
+        if self._transport is not None:
+            self._transport.writelines(parts)
 
     def connection_line(self, request: Request, keep_alive: bool) -> bytes:
         """The header line that tells this client what becomes of the connection."""

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from ichat.front.client_connection import ClientConnection
     from ichat.front.reception import Reception
     from ichat.front.request import Request
-    from ichat.front.worker_connection import ResponseHead, WorkerConnection
+    from ichat.front.response_body import Data
+    from ichat.front.response_head import ResponseHead
+    from ichat.front.worker_connection import WorkerConnection
 
 _CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 _ASK = b"GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n"
@@ -30,7 +32,7 @@ class MetricsAnswer:
         self._client: ClientConnection | None = None
         self._connection: WorkerConnection | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._pieces: list[bytes] = []
+        self._pieces: list[Data] = []
         self._is_wanted = False  # the worker answered with metrics
         self._is_over = False
 
@@ -67,7 +69,7 @@ class MetricsAnswer:
     def head_received(self, head: ResponseHead) -> None:
         self._is_wanted = head.status == 200
 
-    def body_received(self, piece: bytes) -> None:
+    def body_received(self, piece: Data) -> None:
         if self._is_wanted:
             self._pieces.append(piece)
             if sum(map(len, self._pieces)) > _LIMIT_BYTES:

@@ -12,7 +12,7 @@ from ichat.front.metrics_answer import MetricsAnswer
 from ichat.front.replies import TEXT, Reply
 
 if TYPE_CHECKING:
-    from ichat.front.client_connection import Exchange
+    from ichat.front.exchange import Exchange
     from ichat.front.reception import Reception
     from ichat.front.request import Request
     from ichat.front.routing import Model

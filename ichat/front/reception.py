@@ -12,7 +12,8 @@ from ichat.front.routes import find_route
 if TYPE_CHECKING:
     from ichat.config.schema import Limits, Timeouts
     from ichat.front.access import Keyring
-    from ichat.front.client_connection import ClientConnection, Exchange
+    from ichat.front.client_connection import ClientConnection
+    from ichat.front.exchange import Exchange
     from ichat.front.replies import Reply
     from ichat.front.request import Request
     from ichat.front.routing import RoutingTable

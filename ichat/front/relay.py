@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 
 from ichat.front import model_name
 from ichat.front.errors import WORKER_LOST, Failure, engine_error, invalid_body
-from ichat.front.response_body import HELD_ANSWER_BYTES, ChunkedBody, EventBody, HeldBody, PlainBody, ResponseBody
+from ichat.front.response_body import CHUNKED, Data, ResponseBody, body_of
 from ichat.front.routing import Model
 
 if TYPE_CHECKING:
     from ichat.front.client_connection import ClientConnection
     from ichat.front.request import Request
+    from ichat.front.response_head import ResponseHead
     from ichat.front.routing import RoutingTable
     from ichat.front.traffic import RouteTraffic, Traffic
     from ichat.front.worker import Worker
-    from ichat.front.worker_connection import ResponseHead, WorkerConnection
+    from ichat.front.worker_connection import WorkerConnection
 
-_CHUNKED = b"transfer-encoding: chunked\r\n"
 #: Said by an engine of itself, without inner details: this model cannot do that.
 _NOT_IMPLEMENTED = 501
 _RETRIED_STATUSES = (502, 503)
@@ -157,23 +157,29 @@ class Relay:
             return
         self._status = head.status
         is_http10 = self._request.is_http10
-        self._body, framing = _body_of(head, is_http10=is_http10)
-        self._is_framed = framing == _CHUNKED or (head.has_length and not head.is_event_stream)
+        self._body, framing = body_of(head, is_http10=is_http10)
+        self._is_framed = framing == CHUNKED or (head.has_length and not head.is_event_stream)
         self._keep_alive = self._request.keep_alive and self._is_framed
         self._first_bytes = head.encode(framing, self._client.connection_line(self._request, self._keep_alive))
 
-    def body_received(self, piece: bytes) -> None:
+    def body_received(self, piece: Data) -> None:
         assert self._body is not None
         if data := self._body.feed(piece):
-            self._write(data)
+            if self._has_begun:
+                self._client.write(data)
+            else:
+                self._begin(data)
 
     def response_completed(self) -> None:
         assert self._body is not None
         assert self._worker is not None
         self._connection = None
         self._worker.note_success()
-        if (data := self._body.finish()) or self._first_bytes:
-            self._write(data)
+        rest = self._body.finish()
+        if not self._has_begun:
+            self._begin(*rest)
+        elif rest:
+            self._client.write_all(rest)
         self._end(self._status)
         self._client.exchange_ended(keep_alive=self._keep_alive)
 
@@ -243,13 +249,12 @@ class Relay:
 
     # ---- the end ------------------------------------------------------------------------------------------
 
-    def _write(self, data: bytes) -> None:
-        if not self._has_begun:
-            self._has_begun = True
-            data, self._first_bytes = self._first_bytes + data, b""
-            if self._route_traffic is not None:
-                self._route_traffic.first_byte.observe(time.monotonic() - self._started_at)
-        self._client.write(data)
+    def _begin(self, *parts: Data) -> None:
+        self._has_begun = True
+        self._client.write_all((self._first_bytes, *parts))
+        self._first_bytes = b""
+        if self._route_traffic is not None:
+            self._route_traffic.first_byte.observe(time.monotonic() - self._started_at)
 
     def _abandon(self) -> None:
         connection, self._connection = self._connection, None
@@ -286,15 +291,3 @@ class Relay:
         worker, self._worker = self._worker, None
         if worker is not None:
             worker.in_flight -= 1
-
-
-def _body_of(head: ResponseHead, *, is_http10: bool) -> tuple[ResponseBody, bytes]:
-    """How the body goes on, and the header line that says so."""
-    if head.is_event_stream:
-        return EventBody(is_chunked=not is_http10), b"" if is_http10 else _CHUNKED
-    if head.has_length:
-        is_short = head.content_length <= HELD_ANSWER_BYTES
-        return HeldBody() if is_short else PlainBody(), head.content_length_line
-    if head.is_chunked and not is_http10:
-        return ChunkedBody(), _CHUNKED
-    return PlainBody(), b""

@@ -1,27 +1,34 @@
 """How the body of a response goes on to the client: whole, as it comes, in chunks, or event by event.
 
-A body takes what the worker sent (``feed``) and gives what may be written now; ``finish`` gives the rest after a
-proper end. The head of the response leaves together with the first bytes that a body gives, so that as long as
+A body takes what the worker sent (``feed``) and gives what may be written now; ``finish`` gives the rest, in parts,
+after a proper end. The head of the response leaves together with the first bytes that a body gives, so that as long as
 nothing was given a worker's end can still become an honest status.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from ichat.front.response_head import ResponseHead
+
+Data = bytes | memoryview
 
 #: JSON answers up to this length are held until they are complete.
-HELD_ANSWER_BYTES = 256 * 1024
+_HELD_ANSWER_BYTES = 256 * 1024
 #: An event longer than this is passed on in pieces.
 _HELD_EVENT_BYTES = 256 * 1024
 
-LAST_CHUNK = b"0\r\n\r\n"
+CHUNKED = b"transfer-encoding: chunked\r\n"
+_LAST_CHUNK = b"0\r\n\r\n"
 _BLANK_LINES = (b"\n\n", b"\n\r\n", b"\r\r")
 
 
 class ResponseBody(Protocol):
-    def feed(self, piece: bytes) -> bytes: ...
+    def feed(self, piece: Data) -> Data: ...
 
-    def finish(self) -> bytes: ...
+    def finish(self) -> Sequence[Data]: ...
 
     def cut(self, last_events: bytes) -> bytes | None:
         """What ends the body honestly after a worker's end; None: only cutting the connection does."""
@@ -33,14 +40,14 @@ class HeldBody:
     __slots__ = ("_pieces",)
 
     def __init__(self) -> None:
-        self._pieces: list[bytes] = []
+        self._pieces: list[Data] = []
 
-    def feed(self, piece: bytes) -> bytes:
+    def feed(self, piece: Data) -> Data:
         self._pieces.append(piece)
         return b""
 
-    def finish(self) -> bytes:
-        return b"".join(self._pieces)
+    def finish(self) -> Sequence[Data]:
+        return self._pieces  # joining them would cost more than sending them
 
     def cut(self, last_events: bytes) -> bytes | None:
         del last_events
@@ -52,11 +59,11 @@ class PlainBody:
 
     __slots__ = ()
 
-    def feed(self, piece: bytes) -> bytes:
+    def feed(self, piece: Data) -> Data:
         return piece
 
-    def finish(self) -> bytes:
-        return b""
+    def finish(self) -> Sequence[Data]:
+        return ()
 
     def cut(self, last_events: bytes) -> bytes | None:
         del last_events
@@ -68,11 +75,11 @@ class ChunkedBody:
 
     __slots__ = ()
 
-    def feed(self, piece: bytes) -> bytes:
-        return b"%x\r\n%b\r\n" % (len(piece), piece)
+    def feed(self, piece: Data) -> Data:
+        return b"".join((b"%x\r\n" % len(piece), piece, b"\r\n"))
 
-    def finish(self) -> bytes:
-        return LAST_CHUNK
+    def finish(self) -> Sequence[Data]:
+        return (_LAST_CHUNK,)
 
     def cut(self, last_events: bytes) -> bytes | None:
         del last_events
@@ -94,9 +101,8 @@ class EventBody:
         self._is_open = False  # a part of an overlong event has been passed on
         self._is_done = False  # the last event passed on was OpenAI's last one
 
-    def feed(self, piece: bytes) -> bytes:
-        if self._held:
-            piece = self._held + piece
+    def feed(self, data: Data) -> bytes:
+        piece = self._held + data if self._held else bytes(data)
         if piece.endswith(b"\n\n"):
             end = len(piece)
         else:
@@ -112,12 +118,12 @@ class EventBody:
         self._is_open = False
         return self._framed(events)
 
-    def finish(self) -> bytes:
+    def finish(self) -> Sequence[Data]:
         rest = self._framed(self._held) if self._held else b""
-        return rest + LAST_CHUNK if self._is_chunked else rest
+        return (rest + _LAST_CHUNK if self._is_chunked else rest,)
 
     def cut(self, last_events: bytes) -> bytes | None:
-        last = LAST_CHUNK if self._is_chunked else b""
+        last = _LAST_CHUNK if self._is_chunked else b""
         if self._is_done:  # only the framing is missing
             return last
         return self._framed(b"\n\n" + last_events if self._is_open else last_events) + last
@@ -129,3 +135,15 @@ class EventBody:
 def _end_of_events(data: bytes) -> int:
     """Where the last whole event ends: behind a blank line, whichever line end it is made of."""
     return max((at + len(blank) for blank in _BLANK_LINES if (at := data.rfind(blank)) >= 0), default=0)
+
+
+def body_of(head: ResponseHead, *, is_http10: bool) -> tuple[ResponseBody, bytes]:
+    """How the body goes on, and the header line that says so."""
+    if head.is_event_stream:
+        return EventBody(is_chunked=not is_http10), b"" if is_http10 else CHUNKED
+    if head.has_length:
+        is_short = head.content_length <= _HELD_ANSWER_BYTES
+        return HeldBody() if is_short else PlainBody(), head.content_length_line
+    if head.is_chunked and not is_http10:
+        return ChunkedBody(), CHUNKED
+    return PlainBody(), b""

@@ -3,67 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import httptools
 
-from ichat.front.replies import status_line
+from ichat.front.response_head import OWN_HEADERS, ResponseHead
 
 if TYPE_CHECKING:
+    from ichat.front.response_body import Data
     from ichat.front.worker import Worker
 
-#: Headers that the client's hop gets in its own way, or not at all.
-_OWN_HEADERS = frozenset(
-    (b"connection", b"keep-alive", b"proxy-connection", b"trailer", b"upgrade", b"transfer-encoding", b"content-length")
-)
-_BODILESS = frozenset((204, 304))
-
-
-class ResponseHead:
-    """What a worker said before the body.
-
-    ``headers`` are those that are passed on, each as name, ``b": "``, value, ``b"\\r\\n"``.
-    """
-
-    __slots__ = ("closes", "content_length", "content_length_line", "content_type", "headers", "is_chunked", "status")
-
-    def __init__(self) -> None:
-        self.status = 0
-        self.headers: list[bytes] = []
-        self.content_length = -1
-        self.content_length_line = b""
-        self.content_type = b""
-        self.is_chunked = False
-        self.closes = False  # the worker will end the connection
-
-    @property
-    def is_event_stream(self) -> bool:
-        return self.content_type.startswith(b"text/event-stream")
-
-    @property
-    def has_length(self) -> bool:
-        """The end of the body is known without the end of the connection or chunks."""
-        return self.content_length >= 0 or self.status in _BODILESS
-
-    def take(self, lowered: bytes, name: bytes, value: bytes) -> None:
-        """A header that is not simply passed on."""
-        if lowered == b"content-length":
-            self.content_length = int(value)
-            self.content_length_line = b"%b: %b\r\n" % (name, value)
-        elif lowered == b"transfer-encoding":
-            self.is_chunked = True
-        else:
-            self.closes |= value.lower() == b"close"
-
-    def lines(self, names: Collection[bytes]) -> tuple[bytes, ...]:
-        """The headers of these names, as whole lines."""
-        headers = self.headers
-        starts = (at for at in range(0, len(headers), 4) if headers[at].lower() in names)
-        return tuple(b"".join(headers[at : at + 4]) for at in starts)
-
-    def encode(self, framing: bytes, connection: bytes, body: bytes = b"") -> bytes:
-        return b"".join((status_line(self.status), *self.headers, framing, connection, b"\r\n", body))
+_LONG_READ_BYTES = 16 * 1024
 
 
 class ResponseReceiver(Protocol):
@@ -80,7 +30,7 @@ class ResponseReceiver(Protocol):
 
     def head_received(self, head: ResponseHead) -> None: ...
 
-    def body_received(self, piece: bytes) -> None: ...
+    def body_received(self, piece: Data) -> None: ...
 
     def response_completed(self) -> None: ...
 
@@ -190,20 +140,9 @@ class WorkerConnection(asyncio.Protocol):
         self.has_received = True
         if self._raw_left:
             self._pass_raw(receiver, data)
-            return
-        try:
-            self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            if not self._is_complete:
-                self._fail()
-                self.abort()
-                return
-            self._head.closes = True  # what came behind the answer makes the connection unusable
-        if self._is_complete and not self._is_head_told:
-            body = self._taken()
-            self._give_back()
-            receiver.answer_received(self._head, body)
-        elif self._is_head_complete:
+        elif len(data) > _LONG_READ_BYTES and not self._is_head_complete:
+            self._receive_long(receiver, data)
+        elif self._parse(data):
             self._tell(receiver)
 
     # ---- called by the parser -----------------------------------------------------------------------------
@@ -216,7 +155,7 @@ class WorkerConnection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         head = self._head
         lowered = name.lower()
-        if lowered in _OWN_HEADERS:
+        if lowered in OWN_HEADERS:
             head.take(lowered, name, value)
         elif not self._is_head_complete:  # else a trailer
             if lowered == b"content-type":
@@ -235,6 +174,38 @@ class WorkerConnection(asyncio.Protocol):
 
     # ---- telling ------------------------------------------------------------------------------------------
 
+    def _parse(self, data: Data) -> bool:
+        """False: what came is no response, and the receiver knows."""
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            if not self._is_complete:
+                self._fail()
+                self.abort()
+                return False
+            self._head.closes = True  # what came behind the answer makes the connection unusable
+        return True
+
+    def _receive_long(self, receiver: ResponseReceiver, data: bytes) -> None:
+        """The parser copies what it takes for a body, so it gets no more than the head of a long answer."""
+        end = data.find(b"\r\n\r\n") + 4
+        if not self._parse(data[:end]):
+            return
+        rest, head = memoryview(data)[end:], self._head
+        if self._is_head_complete and head.content_length > 0 and not self._is_complete:
+            self._is_head_told = True
+            self._count_from_here(head.content_length)
+            receiver.head_received(head)
+            if self._receiver is receiver:
+                self._pass_raw(receiver, rest)
+        elif self._parse(rest):
+            self._tell(receiver)
+
+    def _count_from_here(self, left: int) -> None:
+        """What is left of a body of known length needs no parser."""
+        self._raw_left = left
+        self._parser = None  # it would wait for the rest
+
     def _taken(self) -> bytes:
         """The body as far as it has come since the last time."""
         pieces = self._pieces
@@ -245,20 +216,26 @@ class WorkerConnection(asyncio.Protocol):
         return body
 
     def _tell(self, receiver: ResponseReceiver) -> None:
+        if not self._is_head_complete:
+            return
+        is_complete = self._is_complete
         if not self._is_head_told:
+            if is_complete:
+                body = self._taken()
+                self._give_back()
+                receiver.answer_received(self._head, body)
+                return
             self._is_head_told = True
             receiver.head_received(self._head)
         if (piece := self._taken()) and self._receiver is receiver:
-            if self._head.content_length > len(piece) and not self._is_complete:
-                # A body of known length that is not all here is only counted from now on.
-                self._raw_left = self._head.content_length - len(piece)
-                self._parser = None  # it would wait for the rest
+            if self._head.content_length > len(piece) and not is_complete:
+                self._count_from_here(self._head.content_length - len(piece))
             receiver.body_received(piece)
-        if self._is_complete and self._receiver is receiver:
+        if is_complete and self._receiver is receiver:
             self._give_back()
             receiver.response_completed()
 
-    def _pass_raw(self, receiver: ResponseReceiver, data: bytes) -> None:
+    def _pass_raw(self, receiver: ResponseReceiver, data: Data) -> None:
         self._raw_left -= len(data)
         if is_complete := self._raw_left <= 0:
             if self._raw_left < 0:  # more than was announced: the rest belongs to nobody
