@@ -53,9 +53,12 @@ class RealLauncher(Launcher):
 
     def engine_processes(self) -> dict[str, psutil.Process]:
         """By title, those that live."""
-        worker = psutil.Process(self.worker_pid)
+        found: dict[str, psutil.Process] = {}
+        try:
+            worker = psutil.Process(self.worker_pid)
+        except (KeyError, psutil.NoSuchProcess):  # the launcher, or the worker, is not there yet
+            return found
         self._sessions.add(worker.pid)
-        found = {}
         for child in worker.children(recursive=True):
             with contextlib.suppress(psutil.Error):
                 title = " ".join(child.cmdline()).strip()
@@ -70,15 +73,21 @@ class RealLauncher(Launcher):
 
     def assert_nothing_left(self, limit_s: float = 3) -> None:
         super().assert_nothing_left(limit_s)
-        left = set(os.listdir("/dev/shm")) - self._shm_before
+        # Other tests may keep directories there.
+        left = {name for name in os.listdir("/dev/shm") if not name.startswith("ichat-")} - self._shm_before
         assert not left, left
+
+    @property
+    def headers(self) -> dict[str, str]:
+        key = {"Authorization": f"Bearer {self._env['ICHAT_API_KEY']}"} if "ICHAT_API_KEY" in self._env else {}
+        return {"Content-Type": "application/json"} | key
 
     def complete(self, prompt: str = "Hello", **asked: Any) -> tuple[int, dict[str, Any]]:
         """(status, JSON) of a plain completion; (0, {}) when the connection broke."""
         body = {"model": "demo", "prompt": prompt, "max_tokens": 4, "temperature": 0} | asked
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
-            connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
+            connection.request("POST", "/v1/completions", json.dumps(body), self.headers)
             answer = connection.getresponse()
             return answer.status, json.loads(answer.read())
         except (OSError, http.client.HTTPException):
@@ -92,7 +101,7 @@ class Stream(threading.Thread):
 
     def __init__(self, launcher: RealLauncher, tokens: int = 900) -> None:
         super().__init__(daemon=True)
-        self._port, self._tokens = launcher.port, tokens
+        self._port, self._headers, self._tokens = launcher.port, launcher.headers, tokens
         self.status, self.text, self.ended_at, self.error = 0, b"", 0.0, ""
         self.began = threading.Event()
         self.start()
@@ -102,7 +111,7 @@ class Stream(threading.Thread):
                 "ignore_eos": True}  # fmt: skip
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=120)
         try:
-            connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
+            connection.request("POST", "/v1/completions", json.dumps(body), self._headers)
             answer = connection.getresponse()
             self.status = answer.status
             while data := answer.read1(65536):

@@ -16,7 +16,7 @@ from ichat.ipc import messages
 from ichat.ipc.channel import Channel, pair
 
 ROOT = Path(__file__).resolve().parents[1]
-DEMO = Path('/tmp/x/tiny')
+DEMO = ROOT / "models" / "demo"
 
 
 def python_of(backend: str) -> Path:
@@ -34,7 +34,9 @@ def model(backend: str, **settings: Any) -> Model:
 class WorkerProcess:
     """``async with`` one; afterwards nothing of it is left."""
 
-    def __init__(self, model: Model, *, timeouts: Timeouts | None = None, api_key: str | None = None, stderr: Any = None):
+    def __init__(
+        self, model: Model, *, timeouts: Timeouts | None = None, api_key: str | None = None, stderr: Any = None
+    ):
         self.model, self.timeouts, self.api_key = model, timeouts or Timeouts(), api_key
         self.messages: list[tuple[float, messages.Message]] = []
         self.started_at = 0.0
@@ -91,7 +93,8 @@ class WorkerProcess:
                 arrived.cancel()
                 if ended.done() and not arrived.done():
                     await self._listener
-                    assert (found := self.last(kind)), f"worker ended with {ended.result()}: {self.messages}"
+                    found = self.last(kind)
+                    assert found, f"worker ended with {ended.result()}: {self.messages}"
                     break
                 ended.cancel()
         return found

@@ -112,13 +112,18 @@ class EngineProcesses:
                     yield process, psutil.Process(process.pid).status()
 
     def cpu_s(self) -> float:
-        """CPU time that the vital processes have used so far."""
+        """CPU time that the engine has used so far, compilers and other helpers of its own included.
+
+        An engine that waits for its compiler (vLLM's first request for logprobs: 11 s on two cores) works.
+        """
+        self.scan()
         total_s = 0.0
         for process in self._known.values():
-            if process.is_vital and not process.is_gone:
+            if not process.is_gone:
                 with contextlib.suppress(psutil.Error):
                     times = psutil.Process(process.pid).cpu_times()
-                    total_s += times.user + times.system
+                    # What a child used moves to its parent when it has ended: the sum never falls.
+                    total_s += times.user + times.system + times.children_user + times.children_system
         return total_s
 
     def shared_memory(self) -> list[str]:
