@@ -14,19 +14,11 @@ from pathlib import Path
 import pytest
 import uvloop
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "front"))
-from front_harness import (
-    Client,
-    ScriptedWorker,
-    Turn,
-    listening_socket,
-    request,
-    running_worker,
-    start_message,
-)
-
 from ichat.errors import ExitCode
 from ichat.ipc import channel, messages
+from tests.unit.front.raw_client import Client, request
+from tests.unit.front.running_front import listening_socket, start_message
+from tests.unit.front.scripted_worker import ScriptedWorker, Turn, running_worker
 
 pytestmark = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy:pytest.PytestDeprecationWarning")
 

@@ -4,7 +4,10 @@ import random
 from collections.abc import AsyncIterator
 
 import pytest
-from front_harness import BODY, CHAT, FrontUnderTest, ScriptedWorker, request, running_front
+
+from tests.unit.front.raw_client import BODY, CHAT, request
+from tests.unit.front.running_front import FrontUnderTest, running_front
+from tests.unit.front.scripted_worker import ScriptedWorker
 
 KEY = "sk-secret-1"
 

@@ -6,23 +6,14 @@ import json
 
 import pytest
 import uvloop
-from front_harness import (
-    BODY,
-    FrontUnderTest,
-    Response,
-    Script,
-    ScriptedWorker,
-    Seen,
-    Turn,
-    request,
-    running_front,
-    running_worker,
-)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ichat.front.errors import WORKER_LOST
 from ichat.front.response_body import ChunkedBody, EventBody
+from tests.unit.front.raw_client import BODY, Response, request
+from tests.unit.front.running_front import FrontUnderTest, running_front
+from tests.unit.front.scripted_worker import Script, ScriptedWorker, Seen, Turn, running_worker
 
 EVENTS = [b'data: {"n": %d}\n\n' % number for number in range(6)] + [b"data: [DONE]\n\n"]
 LOST = WORKER_LOST.events()

@@ -4,7 +4,10 @@ import asyncio
 import time
 
 import pytest
-from front_harness import BODY, CHAT, Client, FrontUnderTest, ScriptedWorker, request, running_front, running_worker
+
+from tests.unit.front.raw_client import BODY, CHAT, Client, request
+from tests.unit.front.running_front import FrontUnderTest, running_front
+from tests.unit.front.scripted_worker import ScriptedWorker, running_worker
 
 LINE = f"POST {CHAT} HTTP/1.1\r\n".encode()
 HOST = b"Host: front\r\n"

@@ -3,7 +3,10 @@
 import json
 
 import pytest
-from front_harness import BODY, CHAT, FrontUnderTest, ScriptedWorker, Turn, request
+
+from tests.unit.front.raw_client import BODY, CHAT, request
+from tests.unit.front.running_front import FrontUnderTest
+from tests.unit.front.scripted_worker import ScriptedWorker, Turn
 
 
 async def test_a_request_reaches_the_worker_byte_by_byte(front: FrontUnderTest, worker: ScriptedWorker) -> None:

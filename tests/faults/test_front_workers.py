@@ -1,158 +1,26 @@
-"""Workers that die, clients that leave or stall: FAULTS C1, C3, G1, G2, G8, G9, G10 at the front."""
+"""Workers that die, lie, fail or are replaced: FAULTS G1, G7, G8, G9, X8 at the front."""
 
 import asyncio
 import socket
-import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-import uvloop
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "front"))
-from front_harness import (
-    FrontUnderTest,
-    ScriptedWorker,
-    Turn,
-    answer_json,
-    request,
-    running_front,
-    running_worker,
-)
 
 from ichat.ipc import messages
+from tests.unit.front.conftest import event_loop_policy, front, until, worker
+from tests.unit.front.raw_client import request
+from tests.unit.front.running_front import FrontUnderTest, running_front
+from tests.unit.front.scripted_worker import ScriptedWorker, Turn, answer_json, running_worker
 
 pytestmark = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy:pytest.PytestDeprecationWarning")
 
-
-@pytest.fixture
-def event_loop_policy() -> asyncio.AbstractEventLoopPolicy:
-    return uvloop.EventLoopPolicy()
-
-
-@pytest.fixture
-async def worker() -> AsyncIterator[ScriptedWorker]:
-    async with running_worker() as one:
-        yield one
-
-
-@pytest.fixture
-async def front(worker: ScriptedWorker) -> AsyncIterator[FrontUnderTest]:
-    async with running_front(worker) as one:
-        yield one
-
-
-async def until(is_it, limit_s: float = 2.0) -> float:
-    """How long it took."""
-    began = time.monotonic()
-    while not is_it():
-        assert time.monotonic() - began < limit_s, "it never happened"
-        await asyncio.sleep(0.002)
-    return time.monotonic() - began
+__all__ = ["event_loop_policy", "front", "worker"]  # fixtures
 
 
 async def die(turn: Turn) -> None:
     turn.abort()
-
-
-# ---- clients --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("way", ["close", "reset"])
-@pytest.mark.parametrize("moment", ["before the head", "in the stream", "in a long answer"])
-async def test_a_client_that_leaves_is_seen_by_the_worker_within_100_ms(
-    worker: ScriptedWorker, way: str, moment: str
-) -> None:
-    left_at: list[float] = []
-
-    async def script(turn: Turn) -> None:
-        if moment == "in the stream":
-            await turn.start_events()
-            await turn.chunk(b"data: 1\n\n")
-        elif moment == "in a long answer":
-            await turn.send(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\nabc")
-        await turn.until_client_left()
-        left_at.append(time.monotonic())
-        turn.keeps_open = False
-
-    worker.script = script
-    async with running_front(worker, connect_s=0.1) as front:
-        for number in range(10):
-            client = await front.connect()
-            await client.send(request())
-            await until(lambda number=number: len(worker.seen) == number + 1)
-            if moment == "in the stream":
-                await client.reader.readuntil(b"\n\n")
-            began = time.monotonic()
-            getattr(client, way)()
-            await until(lambda number=number: len(left_at) == number + 1)
-            assert left_at[-1] - began < 0.1
-        await until(lambda: worker.open_connections == 0)
-        text = (await front.get("/metrics")).body
-        assert b"ichat_front_client_left_total 10\n" in text
-        assert b"ichat_front_in_flight 0\n" in text
-
-
-async def test_a_client_that_leaves_in_mid_request_costs_nothing(front: FrontUnderTest, worker: ScriptedWorker) -> None:
-    whole = request()
-    for end in range(1, len(whole), 7):
-        client = await front.connect()
-        await client.send(whole[:end])
-        client.close() if end % 2 else client.reset()
-    assert (await front.ask(request())).status == 200
-    assert len(worker.seen) == 1
-
-
-async def test_a_client_that_reads_nothing_pauses_its_worker_and_is_cut_off(worker: ScriptedWorker) -> None:
-    sent = 0
-
-    async def flood(turn: Turn) -> None:
-        nonlocal sent
-        await turn.start_events()
-        while True:
-            await turn.chunk(b"data: " + b"a" * 10_000 + b"\n\n")
-            sent += 10_000
-
-    worker.script = flood
-    async with running_front(worker, write_stall_s=0.4) as front:
-        sock = socket.socket()
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
-        sock.connect(("127.0.0.1", front.port))
-        sock.sendall(request())
-        await asyncio.sleep(0.25)
-        before = sent
-        await asyncio.sleep(0.05)
-        assert sent == before  # the kernel's buffers are full, and nobody else's fill up
-        (client,) = front.front._reception.clients
-        assert client.unsent_bytes <= 256 * 1024
-        await until(lambda: worker.open_connections == 0)
-        sock.close()
-
-
-async def test_a_slow_reader_is_not_taken_for_a_stalled_one(worker: ScriptedWorker) -> None:
-    body = b"x" * 20_000_000
-
-    async def script(turn: Turn) -> None:
-        await turn.send(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body))
-        await turn.send(body)
-
-    worker.script = script
-    async with running_front(worker, write_stall_s=0.2) as front:
-        client = await front.connect()
-        await client.send(request())
-        await client.reader.readuntil(b"\r\n\r\n")
-        received, began = 0, time.monotonic()
-        while received < len(body):
-            received += len(await client.reader.read(2_000_000))
-            await asyncio.sleep(0.05)
-        assert received == len(body)
-        assert time.monotonic() - began > 0.3
-        client.close()
-
-
-# ---- workers --------------------------------------------------------------------------------------------------------
 
 
 async def test_a_worker_that_dies_before_its_answer_is_a_502_at_once(
