@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.launcher_process import ICHAT, ROOT, Launcher, command_line, shared_memory, zombies_of
+from tests.launcher_process import ICHAT, ROOT, SHM_BYTES, Launcher, command_line, shared_memory, zombies_of
 
 QUICK = {"linger_s": 0, "drain_s": 5}
 
@@ -84,7 +84,7 @@ def test_an_interrupt_does_not_linger() -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_sigterm_at_any_instant_of_the_start_is_obeyed_within_three_seconds(seed: int) -> None:
-    with Launcher(timeouts=QUICK, engine_args={"shm_bytes": 4096}) as it:
+    with Launcher(timeouts=QUICK, engine_args={"shm_bytes": SHM_BYTES}) as it:
         it.wait_catching_sigterm()
         time.sleep(random.Random(seed).uniform(0, 0.8))
         began = time.monotonic()
@@ -129,7 +129,7 @@ def test_a_second_ichat_in_one_run_directory_is_refused_and_the_first_unharmed()
 
 
 def test_a_launcher_that_is_killed_takes_its_children_along_and_the_next_one_cleans_up() -> None:
-    with Launcher(engine_args={"shm_bytes": 4096}, timeouts=QUICK) as it:
+    with Launcher(engine_args={"shm_bytes": SHM_BYTES}, timeouts=QUICK) as it:
         it.wait_ready()
         residue = it.run_dir / "residue.json"
         it.wait_for(lambda: json.loads(residue.read_text())["shm"], 3)
