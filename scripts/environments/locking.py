@@ -27,6 +27,7 @@ LOCK_FILES = (
     Lock(
         "dev",
         ("pyproject.toml", "requirements/dev.in"),
+        ("dev",),
         options=(*EVERY_PYTHON, "--constraint", str(LOCKS / "ichat.txt")),
     ),
     # torch itself comes from torch-cpu.txt.
