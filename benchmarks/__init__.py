@@ -1,0 +1,1 @@
+"""Named benchmarks with goals: ``python -m benchmarks`` (see README.md)."""
