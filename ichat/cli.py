@@ -112,7 +112,7 @@ def _resolve(argv: Sequence[str]) -> Resolved:
 
 
 def _serve(argv: Sequence[str]) -> int:
-    # Before everything that takes time: a stop in the first instants is noted and not lost.
+    # Before everything that takes time: a stop in the first instants must not look like a crash.
     from ichat.launcher.signals import StopSignals
 
     signals = StopSignals()

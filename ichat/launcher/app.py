@@ -45,6 +45,7 @@ class Outside:
 def serve(settings: Settings, outside: Outside) -> ExitCode:
     """Serve until told to stop. IchatError: why it could not go on. Nothing is left behind either way."""
     environment.python_of(settings.models[0])
+    outside.signals.hold()
     if outside.signals.received:
         return ExitCode.OK  # told to leave before there was anything to leave
     _raise_descriptor_limit()

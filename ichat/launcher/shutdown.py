@@ -84,9 +84,9 @@ async def shut_down(leaving: Leaving, timeouts: Timeouts) -> ExitCode:
     # A front that has not served yet holds nothing.
     is_complete = not leaving.front_process.is_serving or await _drain(leaving, deadline)
     exits = await _stop_workers(leaving, timeouts, deadline)
-    await early
+    # Whoever loads is not waited for: nobody is served by it, and three seconds are soon over.
     leaving.front_process.expect_end()
-    await leaving.front_process.stop(_SHORT_S)
+    await asyncio.gather(early, leaving.front_process.stop(_SHORT_S))
     was_cut_off = any(one is not None and one.code == ExitCode.DRAIN_ABORTED for one in exits)
     return ExitCode.OK if is_complete and not was_cut_off else ExitCode.DRAIN_ABORTED
 

@@ -13,9 +13,14 @@ if TYPE_CHECKING:  # this module comes first of all, and asyncio alone takes lon
 
 
 class StopSignals:
-    """Counts SIGTERM and SIGINT. Made before the heavy imports, so that a stop in the first instants is not lost."""
+    """Counts SIGTERM and SIGINT. Made before the heavy imports, so that a stop in the first instants is not lost.
+
+    Until ``hold()`` there is nothing to leave in order: a signal ends the process at once, with 0, whatever it is
+    importing. From then on signals are only noted.
+    """
 
     def __init__(self) -> None:
+        self._is_held = False
         self.received: list[signal.Signals] = []
         self._listener: Callable[[], None] = lambda: None
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -26,7 +31,13 @@ class StopSignals:
     def _note(self, number: int, frame: FrameType | None) -> None:
         del frame
         self.received.append(signal.Signals(number))
+        if not self._is_held:
+            raise SystemExit(0)
         self._listener()
+
+    def hold(self) -> None:
+        """From now on leaving takes more than an exit."""
+        self._is_held = True
 
     def attach(self, loop: asyncio.AbstractEventLoop, listener: Callable[[], None]) -> None:
         """Call ``listener`` in the loop after each signal, and now if there was one before."""

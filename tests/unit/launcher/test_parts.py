@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import socket
 import stat
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,7 @@ from ichat.launcher.memory_limit import MemoryLimit
 from ichat.launcher.output import Output
 from ichat.launcher.probe import ask_health, ask_status, probe_socket, table
 from ichat.launcher.process_table import Process, descendants_of, read, read_all, read_below, remains_of
+from ichat.launcher.signals import StopSignals
 from ichat.observe.logs import LineWriter
 
 # ---- process table --------------------------------------------------------------------------------------------
@@ -201,6 +204,37 @@ def test_a_busy_port_names_its_holder() -> None:
 def test_an_address_that_is_not_ours_is_a_configuration_error(host: str) -> None:
     with pytest.raises(ConfigError, match="is no address of this machine"):
         listeners.listen(Server(host=host, port=0))
+
+
+# ---- signals --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def signals() -> Iterator[StopSignals]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    yield StopSignals()
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_a_signal_before_anything_was_started_ends_us_at_once(signals: StopSignals) -> None:
+    with pytest.raises(SystemExit) as found:
+        signal.raise_signal(signal.SIGTERM)
+    assert found.value.code == 0
+
+
+async def test_a_signal_before_anybody_listens_is_told_later(signals: StopSignals) -> None:
+    told = asyncio.Event()
+    signals.hold()
+    signal.raise_signal(signal.SIGTERM)
+    signals.attach(asyncio.get_running_loop(), told.set)
+    async with asyncio.timeout(5):
+        await told.wait()
+    told.clear()
+    signal.raise_signal(signal.SIGINT)
+    async with asyncio.timeout(5):
+        await told.wait()
+    assert [one.name for one in signals.received] == ["SIGTERM", "SIGINT"]
 
 
 # ---- probes ---------------------------------------------------------------------------------------------------
