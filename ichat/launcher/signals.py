@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from typing import TYPE_CHECKING
@@ -32,7 +33,8 @@ class StopSignals:
         del frame
         self.received.append(signal.Signals(number))
         if not self._is_held:
-            raise SystemExit(0)
+            # No exception: in the midst of an import C code would make another failure of it.
+            os._exit(0)
         self._listener()
 
     def hold(self) -> None:
