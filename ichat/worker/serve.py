@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
 import socket
@@ -20,9 +19,8 @@ from ichat.config.schema import Model, Timeouts
 from ichat.errors import ExitCode, IchatError
 from ichat.ipc import messages
 from ichat.ipc.channel import Channel
+from ichat.observe.logs import set_up_logs
 from ichat.worker.argv import backend_argv
-
-log = logging.getLogger(__name__)
 
 
 class _Report:
@@ -64,6 +62,7 @@ async def _serve(control: socket.socket) -> ExitCode:
     start = await channel.receive()
     if not isinstance(start, messages.StartWorker):
         return ExitCode.OK  # the launcher has gone before it said anything
+    lines = set_up_logs(start.log_format, with_libraries=False)
     try:
         return await _live(start, channel)
     except IchatError as error:
@@ -75,6 +74,7 @@ async def _serve(control: socket.socket) -> ExitCode:
         return ExitCode.SOFTWARE
     finally:
         await channel.flush()
+        lines.close()
 
 
 async def _live(start: messages.StartWorker, channel: Channel) -> ExitCode:
