@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import contextlib
 import dataclasses
+import itertools
 import json
 import multiprocessing
 import os
@@ -197,17 +198,19 @@ class Load:
     is_stream: bool = False
     answer_bytes: int = 0
 
-    def request(self) -> bytes:
+    def request(self, padding: int = 0) -> bytes:
+        """As an OpenAI client sends it. ``padding``: no two conversations have the same length."""
+        body = SMALL_BODY + b" " * padding
         return (
             f"POST {self.target} HTTP/1.1\r\nHost: 127.0.0.1:8000\r\nAccept: application/json\r\n"
-            f"Content-Type: application/json\r\nUser-Agent: load/1\r\nContent-Length: {len(SMALL_BODY)}\r\n\r\n"
-        ).encode() + SMALL_BODY
+            f"Content-Type: application/json\r\nUser-Agent: load/1\r\nContent-Length: {len(body)}\r\n\r\n"
+        ).encode() + body
 
 
 class LoadClient(asyncio.Protocol):
     def __init__(self, load: Load, latencies: list[float]) -> None:
         self.load, self.latencies = load, latencies
-        self.request = load.request()
+        self.requests_to_send = itertools.cycle([load.request(padding) for padding in range(64)])
         self.left = -1
         self.count = 0
         self.requests = 0
@@ -219,7 +222,7 @@ class LoadClient(asyncio.Protocol):
     def ask(self) -> None:
         self.left = -1
         self.asked_at = time.perf_counter()
-        self.transport.write(self.request)
+        self.transport.write(next(self.requests_to_send))
 
     def data_received(self, data: bytes) -> None:
         if self.load.is_stream:

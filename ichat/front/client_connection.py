@@ -55,7 +55,7 @@ class ClientConnection(asyncio.Protocol):
     def __init__(self, reception: Reception) -> None:
         self._reception = reception
         self._timeouts: Timeouts = reception.timeouts
-        self._reader = RequestReader(reception.limits, reception.judge, self._acknowledge)
+        self._reader = RequestReader(reception.limits, reception.judge, reception.known, self._acknowledge)
         self._transport: asyncio.Transport | None = None
         self._exchange: Exchange | None = None
         self._failure: Failure | None = None  # of the bytes behind the requests that are complete

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ichat.front import own_endpoints
 from ichat.front.errors import INVALID_API_KEY, Failure, shutting_down
+from ichat.front.known_heads import KnownHeads
 from ichat.front.relay import Relay
 from ichat.front.routes import find_route
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 #: Connections above the limit in which a probe may still be answered.
 _SURPLUS = 64
+_KNOWN_HEADS = 256
 
 
 class Reception:
@@ -33,8 +35,14 @@ class Reception:
         self._keyring, self._has_keys = keyring, keyring.has_keys
         self.connection_limit = limits.connections
         self.clients: set[ClientConnection] = set()
+        self.known: KnownHeads[Request] = KnownHeads(_KNOWN_HEADS)
         self.is_withdrawn = False
         self.is_draining = False
+
+    def begin_drain(self) -> None:
+        """From now on new requests are refused, also those whose like was welcome before."""
+        self.is_draining = True
+        self.known.close()
 
     def opened(self, client: ClientConnection) -> bool:
         """False: there is no room for it at all."""

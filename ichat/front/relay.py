@@ -140,16 +140,12 @@ class Relay:
         if head.status >= 500 and head.status != _NOT_IMPLEMENTED:
             self._reject(head)
             return
-        request = self._request
-        if head.is_chunked:  # of known length by now
-            head.content_length_line = b"content-length: %d\r\n" % len(body)
-        is_ended_by_length = head.has_length or head.is_chunked
-        keep_alive = request.keep_alive and is_ended_by_length
-        line = self._client.connection_line(request, keep_alive)
-        self._client.write(head.encode(head.content_length_line, line, body))
+        request, client = self._request, self._client
+        keep_alive = request.keep_alive
+        client.write(head.encode_whole(body, client.connection_line(request, keep_alive)))
         worker.note_success()
         self._end(head.status, is_first_byte=True)
-        self._client.exchange_ended(keep_alive=keep_alive)
+        client.exchange_ended(keep_alive=keep_alive)
 
     def head_received(self, head: ResponseHead) -> None:
         if head.status >= 500 and head.status != _NOT_IMPLEMENTED:

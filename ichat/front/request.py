@@ -13,6 +13,7 @@ class Request:
     """Filled by the RequestReader while it arrives; nothing changes it once it is complete."""
 
     __slots__ = (
+        "_wire",
         "body",
         "content_encoding",
         "content_length",
@@ -50,6 +51,30 @@ class Request:
         self.nominated: set[bytes] | None = None  # headers that Connection declares to be for this hop only
         self.route: Route | None = None
         self.failure: Failure | None = None  # known from the head; told when the body has been read
+        self._wire = b""  # request line and headers as a worker gets them
+
+    @property
+    def is_repeatable(self) -> bool:
+        """Another request with this head, and another length, means the same and is served the same way."""
+        is_plain = self.keep_alive and not self.is_http10 and not self.waits_for_continue
+        return is_plain and self.content_length >= 0 and self.route is not None and self.failure is None
+
+    def template(self) -> Request:
+        """What may be kept to make others of: it holds no body."""
+        if not self._wire:
+            self._to_wire()
+        return self.again(b"")
+
+    def again(self, body: bytes) -> Request:
+        """One more request with this head. What is only of use while a head is read is left out."""
+        other = Request.__new__(Request)
+        other.method, other.target, other.path = self.method, self.target, self.path
+        other.headers, other.nominated, other._wire = self.headers, self.nominated, self._wire
+        other.body, other.content_length = body, len(body)
+        other.is_http10 = other.is_chunked = False
+        other.is_head_complete = other.keep_alive = True
+        other.host_count, other.route, other.failure = 1, self.route, None
+        return other
 
     @property
     def header_count(self) -> int:
@@ -74,18 +99,18 @@ class Request:
 
     def to_worker(self) -> tuple[bytes, bytes | bytearray]:
         """Head and body as a worker gets them; a small body is part of the first."""
-        headers = self.headers if self.nominated is None else self._passed_on(self.nominated)
-        parts: list[bytes | bytearray] = [self.method, b" ", self.target, b" HTTP/1.1\r\n", *headers]
-        if self.is_http10 and not self.host_count:
-            parts.append(b"host: localhost\r\n")
-        body = self.body
-        if self.is_chunked or self.content_length >= 0:
-            parts.append(b"content-length: %d\r\n" % len(body))
-        parts.append(b"\r\n")
+        wire, body = self._wire or self._to_wire(), self.body
+        has_length = self.is_chunked or self.content_length >= 0
+        length = b"content-length: %d\r\n\r\n" % len(body) if has_length else b"\r\n"
         if len(body) <= _JOIN_LIMIT_BYTES:
-            parts.append(body)
-            body = b""
-        return b"".join(parts), body
+            return b"".join((wire, length, body)), b""
+        return wire + length, body
+
+    def _to_wire(self) -> bytes:
+        headers = self.headers if self.nominated is None else self._passed_on(self.nominated)
+        host = b"host: localhost\r\n" if self.is_http10 and not self.host_count else b""
+        self._wire = b"".join((self.method, b" ", self.target, b" HTTP/1.1\r\n", *headers, host))
+        return self._wire
 
     def _passed_on(self, nominated: set[bytes]) -> list[bytes]:
         headers = self.headers

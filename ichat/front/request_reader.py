@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import httptools
 
 from ichat.front.errors import Failure, bad_request
+from ichat.front.known_heads import KnownHeads, take_apart
 from ichat.front.request import Request
 from ichat.front.request_headers import TAKERS, Refused, refused
 
@@ -38,7 +39,7 @@ class RequestReader:
     ``feed`` takes bytes as they come; complete requests are then in ``complete``, in order. ``judge`` is asked once
     for each request, when its head is complete and before a byte of its body is read: a request that it objects to
     is not read any further if that would be much, and carries the failure otherwise. ``acknowledge`` is called when
-    the client waits for `100 Continue` and may go on.
+    the client waits for `100 Continue` and may go on. A head that is in ``known`` was judged when it was put there.
     """
 
     __slots__ = (
@@ -48,16 +49,23 @@ class RequestReader:
         "_is_http11",
         "_judge",
         "_keep",
+        "_known",
         "_limits",
         "_parser",
+        "_short_bytes",
         "complete",
         "request",
     )
 
     def __init__(
-        self, limits: Limits, judge: Callable[[Request], Failure | None], acknowledge: Callable[[], None]
+        self,
+        limits: Limits,
+        judge: Callable[[Request], Failure | None],
+        known: KnownHeads[Request],
+        acknowledge: Callable[[], None],
     ) -> None:
-        self._limits, self._judge, self._acknowledge = limits, judge, acknowledge
+        self._limits, self._judge, self._known, self._acknowledge = limits, judge, known, acknowledge
+        self._short_bytes = min(_HEAD_SLICE_BYTES, limits.body_bytes)
         self._parser = httptools.HttpRequestParser(self)
         self.request: Request | None = None  # the one that is arriving
         self.complete: deque[Request] = deque()
@@ -74,6 +82,20 @@ class RequestReader:
         """Parse; a failure means that nothing more can be read from this connection."""
         if self._is_at_end:
             return None
+        if self.request is not None or self._head_bytes or len(data) > self._short_bytes:
+            return self._parse(data)
+        if (apart := take_apart(data)) is None:
+            return self._parse(data)
+        head, body = apart
+        if (known := self._known.recall(head)) is not None:
+            self.complete.append(known.again(body))
+            return None
+        failure = self._parse(data)
+        if failure is None and len(self.complete) == 1 and self.complete[0].is_repeatable:
+            self._known.remember(head, self.complete[0].template())
+        return failure
+
+    def _parse(self, data: bytes) -> Failure | None:
         if not self._head_bytes:
             # Asking the parser for the version costs as much as all the rest of a head.
             self._is_http11 = data.endswith(b" HTTP/1.1", 0, data.find(b"\r\n"))

@@ -121,7 +121,7 @@ class Front:
         self._deadline = min(self._deadline, deadline)
         self._drain_news.set()
         if self._draining is None:
-            self._reception.is_draining = True
+            self._reception.begin_drain()
             for client in list(self._reception.clients):
                 client.close_if_idle()
             self._draining = asyncio.create_task(self._drain_out(), name="drain")

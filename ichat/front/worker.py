@@ -7,6 +7,8 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
+from ichat.front.known_heads import KnownHeads
+from ichat.front.response_head import ResponseHead
 from ichat.front.worker_connection import ResponseReceiver, WorkerConnection
 from ichat.ipc import messages
 
@@ -23,6 +25,8 @@ _LONGEST_REST_S = 1.0
 _BACKLOG_RETRY_S = 0.005
 #: A worker's death fails all of its requests at once: one message tells it.
 _FAULTS_APART_S = 0.1
+#: Their date makes them new each second.
+_KNOWN_HEADS = 32
 
 
 class Worker:
@@ -39,6 +43,7 @@ class Worker:
         "_report",
         "_reported_at",
         "_timeouts",
+        "heads",
         "in_flight",
         "instance",
         "is_retired",
@@ -50,6 +55,7 @@ class Worker:
         self, instance: messages.Instance, timeouts: Timeouts, report: Callable[[messages.WorkerFault], None]
     ) -> None:
         self.instance, self._timeouts, self._report = instance, timeouts, report
+        self.heads: KnownHeads[ResponseHead] = KnownHeads(_KNOWN_HEADS)
         self.in_flight = 0
         self.served = 0
         self.is_retired = False

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import httptools
 
+from ichat.front.known_heads import take_apart
 from ichat.front.response_head import OWN_HEADERS, ResponseHead
 
 if TYPE_CHECKING:
@@ -137,11 +138,12 @@ class WorkerConnection(asyncio.Protocol):
         if receiver is None:  # nobody asked: whatever it is, it must not become somebody's answer
             self.abort()
             return
-        self.has_received = True
         if self._raw_left:
             self._pass_raw(receiver, data)
         elif len(data) > _LONG_READ_BYTES and not self._is_head_complete:
             self._receive_long(receiver, data)
+        elif not self.has_received:
+            self._receive_first(receiver, data)
         elif self._parse(data):
             self._tell(receiver)
 
@@ -174,8 +176,21 @@ class WorkerConnection(asyncio.Protocol):
 
     # ---- telling ------------------------------------------------------------------------------------------
 
+    def _receive_first(self, receiver: ResponseReceiver, data: bytes) -> None:
+        """Most answers come in one read, and most heads have come before."""
+        apart = take_apart(data)
+        if apart is not None and (known := self._worker.heads.recall(apart[0])) is not None:
+            self.has_received, self._head = True, known
+            self._give_back()
+            receiver.answer_received(known, apart[1])
+        elif self._parse(data):
+            if apart is not None and self._is_complete and self._head.is_repeatable:
+                self._worker.heads.remember(apart[0], self._head)
+            self._tell(receiver)
+
     def _parse(self, data: Data) -> bool:
         """False: what came is no response, and the receiver knows."""
+        self.has_received = True
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):

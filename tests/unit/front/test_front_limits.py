@@ -262,15 +262,15 @@ async def test_a_hundred_thousand_brackets_do_not_stall_the_loop() -> None:
 
 
 async def test_a_long_body_does_not_stall_the_loop(front: FrontUnderTest, worker: ScriptedWorker) -> None:
-    lags = []
+    turns = []
 
     async def watch() -> None:
+        """What each turn of the loop costs, in CPU: how busy the machine is must not matter."""
         while True:
-            began = time.monotonic()
-            await asyncio.sleep(0.001)
-            lags.append(time.monotonic() - began)
+            began = time.thread_time()
+            await asyncio.sleep(0)
+            turns.append(time.thread_time() - began)
 
-    # All in one process here, so what the test and the worker do counts as well: only the search is measured.
     body = b'{"messages": [' + b'"a", ' * 1_500_000 + b'1], "model": "nobody"}'
     watching = asyncio.create_task(watch())
     client = await Client.connect(front.port)
@@ -278,5 +278,5 @@ async def test_a_long_body_does_not_stall_the_loop(front: FrontUnderTest, worker
     watching.cancel()
     client.close()
     assert (response.status, response.code) == (404, "model_not_found")
-    assert sorted(lags)[-1] < 0.5
+    assert max(turns) < 0.05
     assert worker.seen == []
