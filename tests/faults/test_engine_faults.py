@@ -27,6 +27,8 @@ def launchers() -> Iterator[dict[str, RealLauncher]]:
     running: dict[str, RealLauncher] = {}
     yield running
     for launcher in running.values():
+        assert launcher.stop() == 0
+        launcher.assert_nothing_left()
         launcher.__exit__()
 
 
