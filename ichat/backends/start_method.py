@@ -6,7 +6,9 @@ import contextlib
 import ctypes
 import gc
 import os
+import re
 import signal
+import sys
 from collections.abc import Iterator
 
 _PR_SET_PDEATHSIG = 1
@@ -45,8 +47,35 @@ def guard_forks() -> None:
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             signal.signal(number, signal.SIG_DFL)
+        _bind_openmp_threads()
 
     os.register_at_fork(before=before, after_in_child=in_child)
+
+
+#: vLLM names the CPUs of a process in one of these just while it starts it; which one depends on the OpenMP library.
+_CPU_LISTS = ("GOMP_CPU_AFFINITY", "KMP_AFFINITY", "OMP_PLACES")
+
+
+def _bind_openmp_threads() -> None:
+    """Do what an OpenMP library does with its CPU list when it is loaded: in a forked process it already is.
+
+    Unbound, a vLLM worker on the CPU competes with the API process for its core.
+    """
+    words = next((value for name in _CPU_LISTS if (value := os.environ.get(name))), "")  # noqa: TID251
+    cpus = cpus_in(words) & os.sched_getaffinity(0)
+    if cpus:
+        os.sched_setaffinity(0, cpus)
+        if (torch := sys.modules.get("torch")) is not None:
+            torch.set_num_threads(len(cpus))
+
+
+def cpus_in(words: str) -> set[int]:
+    """The CPUs in `0 1 2-3`, `{0,1}` or `…,proclist=[0,1]`; none for a list with strides, which we do not read."""
+    listed = words.rpartition("proclist=")[2]
+    if ":" in listed:
+        return set()
+    ranges = (part.split("-") for part in re.findall(r"\d+(?:-\d+)?", listed))
+    return {cpu for ends in ranges for cpu in range(int(ends[0]), int(ends[-1]) + 1)}
 
 
 @contextlib.contextmanager
