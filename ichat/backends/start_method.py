@@ -11,6 +11,8 @@ import signal
 import sys
 from collections.abc import Iterator
 
+from ichat.config.sources import openmp_cpu_list
+
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -52,17 +54,12 @@ def guard_forks() -> None:
     os.register_at_fork(before=before, after_in_child=in_child)
 
 
-#: vLLM names the CPUs of a process in one of these just while it starts it; which one depends on the OpenMP library.
-_CPU_LISTS = ("GOMP_CPU_AFFINITY", "KMP_AFFINITY", "OMP_PLACES")
-
-
 def _bind_openmp_threads() -> None:
     """Do what an OpenMP library does with its CPU list when it is loaded: in a forked process it already is.
 
     Unbound, a vLLM worker on the CPU competes with the API process for its core.
     """
-    words = next((value for name in _CPU_LISTS if (value := os.environ.get(name))), "")  # noqa: TID251
-    cpus = cpus_in(words) & os.sched_getaffinity(0)
+    cpus = cpus_in(openmp_cpu_list()) & os.sched_getaffinity(0)
     if cpus:
         os.sched_setaffinity(0, cpus)
         if (torch := sys.modules.get("torch")) is not None:

@@ -85,6 +85,15 @@ class Sources:
         return next((str(path) for path in found if (path / "config.json").is_file()), None)
 
 
+#: vLLM names the CPUs of a process in one of these just while it starts it; which one depends on the OpenMP library.
+_CPU_LISTS = ("GOMP_CPU_AFFINITY", "KMP_AFFINITY", "OMP_PLACES")
+
+
+def openmp_cpu_list() -> str:
+    """The CPUs that OpenMP is told to keep to at this moment, in the words of whichever library; empty if it is not."""
+    return next((value for name in _CPU_LISTS if (value := os.environ.get(name))), "")
+
+
 def _take_config(
     argv: Sequence[str], environ: Mapping[str, str], problems: list[Problem]
 ) -> tuple[list[str], str | None, str]:
