@@ -11,8 +11,6 @@ import signal
 import sys
 from collections.abc import Iterator
 
-from ichat.config.sources import openmp_cpu_list
-
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -39,6 +37,8 @@ def guard_forks() -> None:
     descriptor, through which a SIGTERM to the child would be read as a SIGTERM to the worker, and handlers that do
     nothing in the child. And it must not outlive the worker, not even one that dies at the same moment.
     """
+    from ichat.config.sources import openmp_cpu_list  # not at the top: die_with_parent() must not wait for it
+
     forking: list[int] = [0]
 
     def before() -> None:
@@ -49,17 +49,17 @@ def guard_forks() -> None:
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             signal.signal(number, signal.SIG_DFL)
-        _bind_openmp_threads()
+        _bind_openmp_threads(cpus_in(openmp_cpu_list()))
 
     os.register_at_fork(before=before, after_in_child=in_child)
 
 
-def _bind_openmp_threads() -> None:
+def _bind_openmp_threads(cpus: set[int]) -> None:
     """Do what an OpenMP library does with its CPU list when it is loaded: in a forked process it already is.
 
     Unbound, a vLLM worker on the CPU competes with the API process for its core.
     """
-    cpus = cpus_in(openmp_cpu_list()) & os.sched_getaffinity(0)
+    cpus &= os.sched_getaffinity(0)
     if cpus:
         os.sched_setaffinity(0, cpus)
         if (torch := sys.modules.get("torch")) is not None:
