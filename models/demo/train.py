@@ -27,7 +27,7 @@ from variations import SYSTEM_PROMPTS, vary
 
 HERE = Path(__file__).parent
 SEED = 20
-STEPS = 700
+STEPS = 1000
 THREADS = 2  # sums in another number of threads round differently: fixed, so that the result is reproducible
 PEAK_LEARNING_RATE = 2e-3
 WARM_UP_STEPS = 100
@@ -179,6 +179,7 @@ def report(folder: Path, topics: list[Topic]) -> dict[str, Any]:
         "varied": [
             (v, encoder.chat([(v, t.answer)])) for t in topics for q in t.train[:3] for v in [vary(q, t.language, dice)]
         ],
+        "usual": [(t.train[0], encoder.chat([(t.train[0], t.answer)])) for t in topics],
         "held_out": [(q, encoder.chat([(q, t.answer)])) for t in topics for q in t.held_out],
         "completion": [(t.train[0], encoder.raw(t.train[0], t.answer)) for t in topics],
     }
@@ -254,6 +255,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.manual_seed(SEED)
     torch.set_num_threads(THREADS)
     torch.use_deterministic_algorithms(mode=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # costs time, and nothing here reads such memory
     topics = load()
     if options.check:
         return check(options.out, topics)
