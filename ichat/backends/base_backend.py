@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import asyncio
+import contextlib
 import logging
 import re
 import shutil
@@ -20,6 +21,9 @@ from ichat.backends.monitor import Monitor, scan_while
 from ichat.errors import EngineError, IchatError
 
 log = logging.getLogger(__name__)
+
+_POLL_S = 0.05
+_WATCH_S = 2.0  # a process that a warm-up went through has its title long before
 
 
 class BaseBackend(abc.ABC):
@@ -57,7 +61,7 @@ class BaseBackend(abc.ABC):
         self._hurry = asyncio.Event()
         self._failed = asyncio.Event()
         self._failure: IchatError | None = None
-        self._cleaning: asyncio.Task[None] | None = None
+        self._cleaning = asyncio.Lock()
 
     # ---- what an engine fills in, in the order in which it is called ------------------------------------------
 
@@ -113,9 +117,14 @@ class BaseBackend(abc.ABC):
 
     def fail(self, words: str) -> None:
         """The engine is lost, as ``words`` say; ``run()`` raises that. Only the first reason is kept."""
+        self._lose(EngineError(words))
+
+    def _lose(self, error: IchatError) -> None:
         if self._failure is None:
-            self._failure = EngineError(words)
+            self._failure = error
             self._failed.set()
+            if self.backend_ready_event.is_set():
+                self.news.suspect(str(error))  # nobody may be sent here while we clean up
 
     async def wait_for_server_ready(self) -> None:
         await self.backend_ready_event.wait()
@@ -127,11 +136,11 @@ class BaseBackend(abc.ABC):
         try:
             await self._unless_over(scan_while(self._start(), self.look_around))
             if not self._stop.is_set():
-                self._check_processes()
+                await self._check_processes()
                 self.backend_ready_event.set()
                 await self._unless_over(Monitor(self, self.timeouts, self.news).run())
         except IchatError as error:
-            self._failure = self._failure or error  # an engine that is lost is not asked to leave, but killed
+            self._lose(error)  # an engine that is lost is not asked to leave, but killed
         finally:
             self.backend_ready_event.clear()
             await self.cleanup()
@@ -152,10 +161,14 @@ class BaseBackend(abc.ABC):
             # A process of the engine that died explains more than the error that its death caused here.
             raise self._failure or explain_start_failure(error) from error
 
-    def _check_processes(self) -> None:
+    async def _check_processes(self) -> None:
+        """A watch that watches nothing would be a promise that nobody keeps."""
+        deadline = time.monotonic() + _WATCH_S
         self.look_around()
+        while not self.processes.vital and time.monotonic() < deadline:
+            await asyncio.sleep(_POLL_S)
+            self.look_around()
         if not self.processes.vital:
-            # A watch that watches nothing would be a promise that nobody keeps.
             raise EngineError(f"no process of the engine matches {self.vital_processes.pattern!r}: nothing to watch")
 
     def stopped_processes(self) -> tuple[str, ...]:
@@ -187,23 +200,35 @@ class BaseBackend(abc.ABC):
     # ---- the way out --------------------------------------------------------------------------------------
 
     async def cleanup(self) -> None:
-        """See the class. One run of it at a time; whoever calls meanwhile waits for the same."""
-        if self._cleaning is None:
-            self._cleaning = asyncio.create_task(self._clean(), name="cleanup")
-        await asyncio.shield(self._cleaning)
+        """See the class. Also a stop: called during the start, it ends that. One run of it at a time."""
+        self._stop.set()
+        await asyncio.shield(asyncio.create_task(self._clean_alone(), name="cleanup"))
 
-    async def _clean(self) -> None:
-        if self.http is not None:
-            await self._leave_server(self.http)
-        self.processes.disarm()
-        if self.http is not None and self._failure is None:
-            await self._stop_within(self.timeouts.stop_s)
-        shm = self.processes.shared_memory()
+    async def _clean_alone(self) -> None:
+        async with self._cleaning, contextlib.AsyncExitStack() as steps:
+            # From the last to the first, each of them whatever became of the one before.
+            steps.callback(_empty, Path(self.framework_args.tmp_dir))
+            steps.callback(self._unlink_shared_memory)
+            steps.push_async_callback(self._kill_processes)
+            steps.push_async_callback(self._leave_engine)
+
+    async def _leave_engine(self) -> None:
+        http, self.http = self.http, None
+        if http is not None:
+            await self._leave_server(http)
+            self.processes.disarm()
+            if self._failure is None:
+                await self._stop_within(self.timeouts.stop_s)
+
+    async def _kill_processes(self) -> None:
+        self.processes.scan()
+        self.processes.shared_memory()  # seen now, while somebody still holds it
         killed = await self.processes.kill_all()
-        for path in shm:
-            Path(path).unlink(missing_ok=True)
-        _empty(Path(self.framework_args.tmp_dir))
         log.debug("%s: cleaned up killed=%d", self.framework_args.instance, killed)
+
+    def _unlink_shared_memory(self) -> None:
+        for path in self.processes.shared_memory():
+            Path(path).unlink(missing_ok=True)
 
     async def _stop_within(self, limit_s: float) -> None:
         try:

@@ -9,6 +9,7 @@ import os
 import re
 import select
 import signal
+import stat
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -23,7 +24,10 @@ _KILL_POLL_S = 0.02
 #: multiprocessing's resource tracker unlinks shared memory when its users are gone: it is never killed early.
 _TRACKER = "resource_tracker"
 _TRACKER_S = 1.0
-_SHM = re.compile(r"(/dev/shm/\S+)")
+_SHM_DIR = Path("/dev/shm")  # noqa: S108  where POSIX shared memory lives
+_SHM = re.compile(r"/dev/shm/([^/\s]+)(?: \(deleted\))?$", re.MULTILINE)  # noqa: S108
+#: Between fork and exec a child bears its parent's title, though it is only about to be a compiler.
+_SETTLE_S = 0.2
 
 
 @dataclass
@@ -31,8 +35,9 @@ class _Process:
     pid: int
     fd: int
     title: str
-    is_vital: bool
     is_ours: bool  # started by this process itself, whose libraries will ask for its status
+    matches_since: float | None = None
+    is_vital: bool = False
     rss_bytes: int = 0
     is_armed: bool = field(default=False, repr=False)
 
@@ -52,10 +57,11 @@ class EngineProcesses:
     soon as one of them ends, for whatever reason, also with exit code 0. Others (compilers, trackers) may come and go.
     """
 
-    def __init__(self, vital: re.Pattern[str], on_death: Callable[[str], None]) -> None:
-        self._vital, self._on_death = vital, on_death
+    def __init__(self, vital: re.Pattern[str], on_death: Callable[[str], None], *, settle_s: float = _SETTLE_S) -> None:
+        self._vital, self._on_death, self._settle_s = vital, on_death, settle_s
         self._known: dict[int, _Process] = {}
         self._shm: set[str] = set()
+        self._not_ours = {entry.name for entry in os.scandir(_SHM_DIR)}
         self._is_watching = True
 
     def scan(self) -> None:
@@ -72,19 +78,27 @@ class EngineProcesses:
         if known is None:
             # One that is dead when we first see it was an orphan's, and came to us with its orphan.
             is_ours = child.ppid() == os.getpid() and child.status() != psutil.STATUS_ZOMBIE
-            known = _Process(child.pid, os.pidfd_open(child.pid), "", is_vital=False, is_ours=is_ours)
-            self._known[child.pid] = known
+            known = self._known[child.pid] = _Process(child.pid, os.pidfd_open(child.pid), "", is_ours)
+            self._note_shared_memory(child.pid)
         # Engines set their titles only some time after the fork, until when a child bears its parent's.
         known.title = " ".join(child.cmdline()).strip() or known.title or child.name()
-        known.is_vital = known.is_vital or bool(self._vital.search(known.title))
         known.rss_bytes = child.memory_info().rss
-        if known.is_vital and self._is_watching and not known.is_armed:
-            known.is_armed = True
-            asyncio.get_running_loop().add_reader(known.fd, self._died, known)
+        if self._vital.search(known.title):
+            known.matches_since = known.matches_since or time.monotonic()
+            known.is_vital = time.monotonic() - known.matches_since >= self._settle_s
+        elif not known.is_gone:
+            known.matches_since, known.is_vital = None, False
+        self._arm(known, known.is_vital and self._is_watching)
+
+    def _arm(self, process: _Process, is_armed: bool) -> None:
+        if is_armed and not process.is_armed:
+            asyncio.get_running_loop().add_reader(process.fd, self._died, process)
+        elif process.is_armed and not is_armed:
+            asyncio.get_running_loop().remove_reader(process.fd)
+        process.is_armed = is_armed
 
     def _died(self, process: _Process) -> None:
-        asyncio.get_running_loop().remove_reader(process.fd)
-        process.is_armed = False
+        self._arm(process, is_armed=False)
         if self._is_watching:
             self._on_death(f"{process.describe()} {_how_it_ended(process.fd)}")
 
@@ -92,9 +106,7 @@ class EngineProcesses:
         """From now on an end is no news."""
         self._is_watching = False
         for process in self._known.values():
-            if process.is_armed:
-                process.is_armed = False
-                asyncio.get_running_loop().remove_reader(process.fd)
+            self._arm(process, is_armed=False)
 
     @property
     def vital(self) -> list[str]:
@@ -127,11 +139,18 @@ class EngineProcesses:
         return total_s
 
     def shared_memory(self) -> list[str]:
-        """Paths of all shared memory that these processes, or this one, hold or have held and that still exists."""
+        """Paths of the shared memory that these processes, or this one, have made and that still exists.
+
+        A segment is a plain file right below /dev/shm, of our user, that was not there before we were: whatever
+        else an engine maps there (a model, a cache) belongs to somebody who wants to keep it.
+        """
         for pid in [os.getpid(), *self._known]:
-            self._shm |= _shared_memory_of(pid)
-        self._shm = {path for path in self._shm if Path(path).exists()}
-        return sorted(self._shm)
+            self._note_shared_memory(pid)
+        self._shm = {name for name in self._shm if _is_segment_of_ours(_SHM_DIR / name)}
+        return sorted(str(_SHM_DIR / name) for name in self._shm)
+
+    def _note_shared_memory(self, pid: int) -> None:
+        self._shm |= _shared_memory_of(pid) - self._not_ours
 
     async def kill_all(self, limit_s: float = 5.0) -> int:
         """SIGKILL all descendants (stopped ones too) until none is left; how many were still alive.
@@ -161,8 +180,7 @@ class EngineProcesses:
 
     def _forget(self, process: _Process) -> None:
         self._known.pop(process.pid, None)
-        if process.is_armed:
-            asyncio.get_running_loop().remove_reader(process.fd)
+        self._arm(process, is_armed=False)
         if not process.is_ours:
             # An orphan that came to us (PR_SET_CHILD_SUBREAPER): nobody else takes its status, it would stay a zombie.
             with contextlib.suppress(ChildProcessError):
@@ -180,7 +198,19 @@ def _how_it_ended(fd: int) -> str:
         return "died"
     if status.si_code == os.CLD_EXITED:
         return f"exited with code {status.si_status}"
-    return f"was killed by {signal.Signals(status.si_status).name}"
+    try:
+        name = signal.Signals(status.si_status).name
+    except ValueError:  # a real-time signal has no name here
+        name = f"signal {status.si_status}"
+    return f"was killed by {name}"
+
+
+def _is_segment_of_ours(path: Path) -> bool:
+    try:
+        status = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
 
 
 def _shared_memory_of(pid: int) -> set[str]:

@@ -60,24 +60,28 @@ class ResidueFile:
         """Remove what an earlier launcher wrote down and could not remove itself."""
         try:
             left = Residue(**json.loads(self._path.read_text()))
+            sessions = {int(pid): int(started) for pid, started in left.sessions.items()}
+            shm = [str(name) for name in left.shm]
         except FileNotFoundError:
             return
-        except (OSError, TypeError, ValueError) as error:
+        except (AttributeError, OSError, TypeError, ValueError, RecursionError) as error:
             log.warning("run directory: %s is unreadable (%r); not cleaned by it", self._path, error)
             return
         if left.machine == self._now.machine:
-            for pid, started in left.sessions.items():
-                if killed := kill_session(int(pid), started):
+            for pid, started in sessions.items():
+                if killed := kill_session(pid, started):
                     log.warning("run directory: killed what an earlier launcher had left: %s", killed)
-        unlink_shared_memory(left.shm)
+        unlink_shared_memory(shm)
         self._path.unlink(missing_ok=True)
 
 
 def unlink_shared_memory(names: list[str]) -> None:
-    """Unlink segments by name or path; those that are gone already are what we want."""
+    """Unlink segments by path, right below /dev/shm only; those that are gone already are what we want."""
     for name in names:
-        with contextlib.suppress(OSError):
-            (_SHM_DIR / Path(name).name).unlink()
+        path = _SHM_DIR / name
+        if path.parent == _SHM_DIR and path.is_file() and not path.is_symlink():
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def _this_machine() -> str:

@@ -108,7 +108,7 @@ async def main(settings: dict[str, Any], directory: Path, arguments: list[str]) 
     }
     os.kill(os.getpid(), signal.SIGTERM)  # reaches us although the engine has served a request
     await running
-    await backend.cleanup()
+    await asyncio.gather(backend.cleanup(), backend.cleanup())
     await backend.cleanup()
     return seen | {
         "ready_after": ready.is_set(),

@@ -14,6 +14,8 @@ import aiohttp
 import psutil
 import pytest
 
+from ichat.backends import load_backend
+from ichat.backends.framework_args import FrameworkArgs
 from ichat.config.schema import Timeouts
 from ichat.ipc import messages
 from tests.worker_process import WorkerProcess, model
@@ -192,6 +194,45 @@ async def test_a_stop_during_the_load_does_not_wait_for_it(phase: str) -> None:
         worker.signal()
         assert await worker.end(1) == 0
         await assert_gone(processes)
+
+
+async def test_a_cleanup_during_the_start_ends_it(tmp_path: Path) -> None:
+    """``cleanup()`` may be called at any time: nothing that the start still does may survive it."""
+    (tmp_path / "tmp").mkdir()
+    args = FrameworkArgs(
+        instance="demo/0", model=lean("fake", hang_in="warm-up"), timeouts=Timeouts(), accelerator="cpu",
+        socket_path=str(tmp_path / "http.sock"), tmp_dir=str(tmp_path / "tmp"), news=Silent(),
+    )  # fmt: skip
+    backend = load_backend("fake")(args, [], asyncio.Event())
+    before = set(psutil.Process().children(recursive=True))
+    running = asyncio.create_task(backend.run())
+    async with asyncio.timeout(5):
+        while backend.http is None:
+            await asyncio.sleep(0.01)
+    await backend.cleanup()
+    await asyncio.wait_for(running, 5)
+    left = [each for each in psutil.Process().children(recursive=True) if each not in before and is_alive(each)]
+    assert [each for each in left if "resource_tracker" not in " ".join(each.cmdline())] == []
+    assert not (tmp_path / "http.sock").exists()
+
+
+class Silent:
+    """News that nobody reads."""
+
+    def phase(self, phase: str) -> None: ...
+    def suspect(self, words: str) -> None: ...
+    def recovered(self) -> None: ...
+    def stopping(self, in_flight: int) -> None: ...
+    def residue(self, shm: list[str]) -> None: ...
+
+
+async def test_a_death_is_told_before_anything_is_cleaned_up() -> None:
+    async with WorkerProcess(lean("fake", processes=2)) as worker:
+        await worker.until(messages.WorkerReady)
+        tree(worker)[0].kill()
+        await worker.end(5)
+        kinds = [type(message) for _, message in worker.messages]
+        assert kinds.index(messages.WorkerSuspect) < kinds.index(messages.WorkerFailed)
 
 
 async def test_an_engine_that_does_not_stop_is_killed() -> None:

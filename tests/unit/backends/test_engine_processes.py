@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 import signal
 import subprocess
@@ -25,7 +26,7 @@ def deaths() -> list[str]:
 
 @pytest.fixture
 def processes(deaths: list[str]) -> EngineProcesses:
-    return EngineProcesses(re.compile("^VITAL"), deaths.append)
+    return EngineProcesses(re.compile("^VITAL"), deaths.append, settle_s=0)
 
 
 @pytest.fixture
@@ -57,6 +58,31 @@ async def test_a_death_is_told_at_once_and_in_words(processes, deaths, start, nu
     await until(lambda: deaths)
     assert re.fullmatch(rf"VITAL::one 1000 \(pid {child.pid}, 0.0 GiB\) was killed by {number.name}", deaths[0])
     assert child.wait() == -number, "its status is still there for whoever waits for it"
+
+
+async def test_a_signal_without_a_name_is_a_death_too(processes, deaths, start) -> None:
+    child = start("VITAL::one")
+    processes.scan()
+    child.send_signal(40)
+    await until(lambda: deaths)
+    assert "was killed by signal 40" in deaths[0]
+
+
+async def test_a_child_that_only_passes_through_its_parents_title_is_not_the_engine(deaths, start) -> None:
+    """Between fork and exec a compiler looks like the engine process that started it."""
+    processes = EngineProcesses(re.compile("^VITAL"), deaths.append, settle_s=0.2)
+    child = start("VITAL::just forked")
+    processes.scan()
+    child.kill()
+    child.wait()
+    engine = start("VITAL::engine")
+    processes.scan()
+    await asyncio.sleep(0.25)
+    assert deaths == []
+    processes.scan()
+    assert processes.vital == [f"VITAL::engine 1000 (pid {engine.pid}, 0.0 GiB)"]
+    engine.kill()
+    await until(lambda: deaths)
 
 
 async def test_an_exit_with_code_0_is_a_death_too(processes, deaths) -> None:
@@ -129,6 +155,29 @@ async def test_shared_memory_is_named_while_it_exists(processes) -> None:
     shm.close()
     shm.unlink()
     assert path not in processes.shared_memory()
+
+
+async def test_what_others_keep_in_shared_memory_is_not_ours(deaths) -> None:
+    """A model or a cache in /dev/shm is mapped by the engine, and must survive it."""
+    from multiprocessing import shared_memory
+
+    before = shared_memory.SharedMemory(create=True, size=64)
+    folder = Path(f"/dev/shm/ichat-{os.getpid()}")
+    folder.mkdir()
+    model = folder / "model.safetensors"
+    model.write_bytes(b"weights")
+    try:
+        processes = EngineProcesses(re.compile("^VITAL"), deaths.append)
+        with model.open("rb"):
+            ours = shared_memory.SharedMemory(create=True, size=64)
+            assert processes.shared_memory() == [f"/dev/shm/{ours.name}"]
+            ours.close()
+            ours.unlink()
+    finally:
+        model.unlink()
+        folder.rmdir()
+        before.close()
+        before.unlink()
 
 
 @pytest.mark.parametrize("title", ["VITAL::engine", "compiler"])
