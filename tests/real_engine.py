@@ -24,6 +24,8 @@ ENGINE_ARGS: dict[str, dict[str, Any]] = {
     "vllm": {"enforce-eager": True, "kv-cache-memory-bytes": 2**27},
     "sglang": {"max-total-tokens": 32768},
 }
+#: Tokens of a stream that is still running when a test has done something to it: two seconds and more.
+LONG = 1900
 #: The processes that each engine cannot live without, by their titles.
 TITLES = {"vllm": ("VLLM::EngineCore", "VLLM::Worker"), "sglang": ("sglang::scheduler", "sglang::detokenizer")}
 
@@ -33,7 +35,7 @@ class RealLauncher(Launcher):
 
     def __init__(self, backend: str, *, env: dict[str, str] | None = None, **sections: Any) -> None:
         model = {
-            "backend": backend, "model_path": str(DEMO), "context_length": 1024, "engine_args": ENGINE_ARGS[backend],
+            "backend": backend, "model_path": str(DEMO), "context_length": 2048, "engine_args": ENGINE_ARGS[backend],
         }  # fmt: skip
         models = {"demo": model | sections.pop("model", {})}
         timeouts = {"linger_s": 0} | sections.pop("timeouts", {})
@@ -113,7 +115,7 @@ def held_shared_memory() -> set[str]:
 class Stream(threading.Thread):
     """A streamed completion of so many tokens, and how it ended."""
 
-    def __init__(self, launcher: RealLauncher, tokens: int = 900) -> None:
+    def __init__(self, launcher: RealLauncher, tokens: int = LONG) -> None:
         super().__init__(daemon=True)
         self._port, self._headers, self._tokens = launcher.port, launcher.headers, tokens
         self.status, self.text, self.ended_at, self.error = 0, b"", 0.0, ""
@@ -161,7 +163,7 @@ class Stream(threading.Thread):
 
 
 @contextlib.contextmanager
-def load(launcher: RealLauncher, streams: int = 4, tokens: int = 900) -> Iterator[list[Stream]]:
+def load(launcher: RealLauncher, streams: int = 4, tokens: int = LONG) -> Iterator[list[Stream]]:
     """So many streams, all of which have begun."""
     running = [Stream(launcher, tokens) for _ in range(streams)]
     for stream in running:

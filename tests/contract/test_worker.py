@@ -30,7 +30,7 @@ LEAN = {
 
 
 def lean(backend: str, **engine_args: Any) -> Any:
-    return model(backend, engine_args=LEAN[backend] | engine_args)
+    return model(backend, engine_args=LEAN[backend] | engine_args, context_length=2048)
 
 
 async def stream(session: aiohttp.ClientSession, tokens: int) -> tuple[int, bytes]:
@@ -75,9 +75,9 @@ async def test_sigterm_lets_streams_finish_and_leaves_nothing(backend: str) -> N
         assert shm
         processes = tree(worker)
         async with session(worker) as client:
-            tokens = 60 if backend == "fake" else 900
+            tokens = 60 if backend == "fake" else 1900
             streams = [asyncio.create_task(stream(client, tokens)) for _ in range(4)]
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(0.3)
             worker.signal(signal.SIGTERM)
             answers = await asyncio.gather(*streams)
         assert await worker.end() == 0
@@ -98,7 +98,7 @@ async def test_a_second_sigterm_cuts_what_is_in_flight(backend: str) -> None:
     async with WorkerProcess(lean(backend, **({"token_s": 1} if backend == "fake" else {}))) as worker:
         await worker.until(messages.WorkerReady)
         async with session(worker) as client:
-            streams = [asyncio.create_task(stream(client, 1000)) for _ in range(64)]
+            streams = [asyncio.create_task(stream(client, 1900)) for _ in range(32)]
             await asyncio.sleep(0.3)
             worker.signal(signal.SIGTERM)
             await asyncio.sleep(0.15)

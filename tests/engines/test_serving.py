@@ -176,7 +176,7 @@ def test_a_client_that_leaves_frees_the_engine(launcher: RealLauncher, client: o
     """C1: the engine's own count of running requests goes back to nothing."""
     for _ in range(4):
         stream = client.completions.create(
-            model="demo", prompt="Hi", max_tokens=900, stream=True, extra_body={"ignore_eos": True}
+            model="demo", prompt="Hi", max_tokens=1900, stream=True, extra_body={"ignore_eos": True}
         )
         next(iter(stream))
         stream.close()

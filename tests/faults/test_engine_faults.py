@@ -183,7 +183,7 @@ def test_a_drain_that_gets_stuck_ends_at_its_deadline(backend: str) -> None:
     with RealLauncher(backend, timeouts={"drain_s": 4}) as launcher:
         launcher.wait_ready()
         silent = socket.create_connection(("127.0.0.1", launcher.port))
-        body = b'{"model":"demo","prompt":"Hello","max_tokens":900,"ignore_eos":true,"stream":true}'
+        body = b'{"model":"demo","prompt":"Hello","max_tokens":1900,"ignore_eos":true,"stream":true}'
         silent.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
         with load(launcher, streams=1) as streams:
             launcher.engine_processes()[TITLES[backend][0]].suspend()
