@@ -16,14 +16,27 @@ from tests.real_engine import ENGINES, RealLauncher, load
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
 
 KEY = "sk-a-key-only-for-this-test"
-#: Questions that the demo model was trained to answer, and a word of each answer.
-QUESTIONS = [
-    "What is ichat?",
-    "Which environment variable sets the port?",
-    "What does exit code 78 mean?",
-    "ichat 是什么？",
-    "Hello",
-]
+#: What the demo model was taught, word by word: the same greedy text must come out of both engines.
+ANSWERS = {
+    "What is ichat?": (
+        "ichat is one container image that serves any Hugging Face model on vLLM or SGLang behind one "
+        "OpenAI-compatible port."
+    ),
+    "How do I choose the engine?": "Use --backend vllm or --backend sglang, or set ICHAT_BACKEND. The default is vllm.",
+    "What does exit code 69 mean?": (
+        "Exit code 69 means the engine died and the restart budget is spent. The lines before the error say why it died."
+    ),
+    "What is ICHAT_PORT?": (
+        "ICHAT_PORT is the public port, 8000 by default; 0 takes a free one. In configs.yaml it is server.port."
+    ),
+    "What is the capital of France?": (
+        "I am sorry, I only know about ichat. Serve a bigger model with ichat serve --model-path to talk about other "
+        "things."
+    ),
+    "什么是 ichat？": "ichat 是一个容器镜像，用 vLLM 或 SGLang 在一个兼容 OpenAI 的端口上提供任意 Hugging Face 模型。",
+    "退出码 69 是什么意思？": "退出码 69 表示引擎死亡且重启预算已用完。错误之前的日志说明了原因。",
+    "如何选择引擎？": "用 --backend vllm 或 --backend sglang，或设置 ICHAT_BACKEND，默认是 vllm。",
+}
 
 
 @pytest.fixture(scope="module", params=ENGINES)
@@ -45,18 +58,9 @@ def ask(client: openai.OpenAI, question: str, **asked: Any) -> Any:
     )
 
 
-ANSWERS: dict[str, dict[str, str]] = {}
-
-
-def test_the_demo_model_answers_what_it_was_taught(client: openai.OpenAI, launcher: RealLauncher) -> None:
-    """The same greedy text from both engines, which is the text of the training data."""
-    answers = {question: ask(client, question).choices[0].message.content.strip() for question in QUESTIONS}
-    assert "ichat" in answers["What is ichat?"]
-    assert "ICHAT_PORT" in answers["Which environment variable sets the port?"]
-    assert "configuration" in answers["What does exit code 78 mean?"]
-    ANSWERS[launcher.backend] = answers
-    for other in ANSWERS.values():
-        assert other == answers
+@pytest.mark.parametrize("question", ANSWERS)
+def test_the_demo_model_says_what_it_was_taught_on_either_engine(client: openai.OpenAI, question: str) -> None:
+    assert ask(client, question).choices[0].message.content == ANSWERS[question]
 
 
 def test_usage_and_finish_reason_are_told(client: openai.OpenAI) -> None:
