@@ -5,7 +5,6 @@ Only sizes, headers and small JSON files are read. A model of the hub is left to
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 from ichat.config.resolve import Resolved
 from ichat.config.schema import Model
-from ichat.config.weights import WeightsError, check_weights, is_lfs_pointer
+from ichat.config.weights import WeightsError, check_weights, is_lfs_pointer, read_table
 from ichat.errors import ConfigError, ExitCode, Problem
 
 #: Any of these is a tokenizer of its own.
@@ -30,6 +29,7 @@ TOKENIZERS = (
     "tiktoken.model",
 )
 CONFIGS = ("config.json", "params.json")  # params.json: Mistral's own form
+_END_BYTES = 128  # of a tokenizer, at either end
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf")
 
 
@@ -80,10 +80,27 @@ class Check:
         try:
             check_weights(path, is_needed=self._needs_weights())
         except WeightsError as error:
-            self._problem("E-MODEL-DATA", str(error), ExitCode.DATA)
+            self._damaged(str(error))
+        if self._needs_tokenizer():
+            self._check_tokenizer(path)
         self._check_chat_template(path, config)
         self._check_adapters()
         return None
+
+    def _check_tokenizer(self, path: Path) -> None:
+        """The file that an engine would take first; one of megabytes is not read, only its ends are."""
+        file = next(found for pattern in TOKENIZERS for found in sorted(path.glob(pattern)))
+        size = file.stat().st_size
+        with file.open("rb") as opened:
+            start = opened.read(_END_BYTES)
+            opened.seek(max(0, size - _END_BYTES))
+            end = opened.read()
+        if is_lfs_pointer(start):
+            self._damaged(f"{file}: is a git-LFS pointer of {size} bytes, not the file. Run `git lfs pull` there.")
+        elif not size:
+            self._damaged(f"{file}: has 0 bytes. Fetch it again.")
+        elif file.suffix == ".json" and not (start.lstrip().startswith(b"{") and end.rstrip().endswith(b"}")):
+            self._damaged(f"{file}: is not a whole JSON object; it has {size} bytes. Fetch it again.")
 
     def _lacks(self, path: Path) -> Iterator[str]:
         if not any(path.iterdir()):
@@ -91,10 +108,13 @@ class Check:
             return
         if not _any(path, CONFIGS):
             yield "no config.json"
-        if not self.model.tokenizer_path and not self._is_set("skip-tokenizer-init") and not _any(path, TOKENIZERS):
+        if self._needs_tokenizer() and not _any(path, TOKENIZERS):
             yield "no tokenizer (tokenizer.json, tokenizer.model …)"
         if self._needs_weights() and not _any(path, (*WEIGHTS, "*.index.json")):
             yield "no weights (*.safetensors)"
+
+    def _needs_tokenizer(self) -> bool:
+        return not self.model.tokenizer_path and not self._is_set("skip-tokenizer-init")
 
     def _needs_weights(self) -> bool:
         return self.model.load_format in {None, "auto", "safetensors", "mistral"}
@@ -108,26 +128,24 @@ class Check:
             return {}
         content = path.read_bytes()
         if is_lfs_pointer(content[:128]):
-            what = f"{path}: is a git-LFS pointer of {len(content)} bytes, not the file. Run `git lfs pull` there."
-            self._problem("E-MODEL-DATA", what, ExitCode.DATA)
+            size = len(content)
+            self._damaged(f"{path}: is a git-LFS pointer of {size} bytes, not the file. Run `git lfs pull` there.")
             return {}
         try:
-            found = json.loads(content)
+            return read_table(content)
         except ValueError as error:
-            self._problem("E-MODEL-DATA", f"{path}: is not JSON ({error}). Fetch it again.", ExitCode.DATA)
+            self._damaged(f"{path}: is not a JSON object ({error}). Fetch it again.")
             return {}
-        return found if isinstance(found, dict) else {}
 
     def _check_chat_template(self, path: Path, config: dict[str, Any]) -> None:
         if self.model.chat_template:
             if self.model.chat_template.startswith("/") and not Path(self.model.chat_template).exists():
                 self._missing(f"chat_template {self.model.chat_template}: no such file.")
-            return
-        generates = any(
-            word in str(name)
-            for name in config.get("architectures") or ()
-            for word in ("CausalLM", "ConditionalGeneration")
-        )
+            return None
+        architectures = config.get("architectures") or []
+        if not isinstance(architectures, list):
+            return self._damaged(f"{path / 'config.json'}: its architectures are no list. Fetch it again.")
+        generates = any(w in str(name) for name in architectures for w in ("CausalLM", "ConditionalGeneration"))
         tokenizer = self._json(path / "tokenizer_config.json")
         names = ("chat_template.jinja", "chat_template.json", "chat_templates")
         if generates and "chat_template" not in tokenizer and not _any(path, names):
@@ -135,12 +153,16 @@ class Check:
                 f"{self.model.name}: the model has no chat template, so /v1/chat/completions will refuse requests; "
                 "name one with chat_template"
             )
+        return None
 
     def _check_adapters(self) -> None:
         for text in self.model.lora_paths or ():
             path = text.partition("=")[2]
             if path.startswith("/") and not (Path(path) / "adapter_config.json").exists():
                 self._missing(f"lora_paths {text}: there is no adapter_config.json in that directory.")
+
+    def _damaged(self, message: str) -> None:
+        self._problem("E-MODEL-DATA", message, ExitCode.DATA)
 
     def _missing(self, message: str) -> None:
         self._problem("E-MODEL-MISSING", message, ExitCode.NO_INPUT)

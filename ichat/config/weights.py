@@ -21,6 +21,17 @@ def is_lfs_pointer(start: bytes) -> bool:
     return start.startswith(_LFS)
 
 
+def read_table(content: bytes) -> dict[str, Any]:
+    """What a JSON file of a model holds; ValueError says why it is no table of names and values."""
+    try:
+        table = json.loads(content)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    if not isinstance(table, dict):
+        raise ValueError("not a table of names and values")  # noqa: TRY004  the content is wrong, not an argument
+    return table
+
+
 def check_weights(path: Path, *, is_needed: bool) -> None:
     """Check every safetensors file that an engine would load from a directory; all that is wrong in one error."""
     index = _read_index(path / INDEX)
@@ -47,11 +58,13 @@ def _read_index(path: Path) -> dict[str, str]:
     if is_lfs_pointer(content):
         raise WeightsError(f"{path}: is a git-LFS pointer, not the file. Run `git lfs pull` there.")
     try:
-        index: dict[str, str] = json.loads(content)["weight_map"]
+        index: dict[str, str] = read_table(content)["weight_map"]
         if not all(isinstance(name, str) and name == os.path.basename(name) for name in index.values()):  # noqa: PTH119
             raise WeightsError(f"{path}: names files outside of its directory.")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(f"{path}: is not an index of weights ({error!r}). Fetch it again.") from None
+    if not index:
+        raise WeightsError(f"{path}: names no weights. Fetch it again.")
     return index
 
 
@@ -81,24 +94,32 @@ def _check_file(path: Path, expected: set[str]) -> None:
 
 def _read_header(path: Path, content: bytes) -> dict[str, Any]:
     try:
-        header = json.loads(content)
-    except ValueError:
+        return read_table(content)
+    except json.JSONDecodeError:
         raise WeightsError(f"{path}: its header is not JSON. Fetch it again.") from None
-    if not isinstance(header, dict):
-        raise WeightsError(f"{path}: its header is not a table of tensors. Fetch it again.")
-    return header
+    except ValueError as error:
+        raise WeightsError(f"{path}: its header is not a table of tensors ({error}). Fetch it again.") from None
 
 
 def _data_bytes(path: Path, header: dict[str, Any]) -> int:
-    try:
-        return max((int(t["data_offsets"][1]) for n, t in header.items() if n != "__metadata__"), default=0)
-    except (KeyError, TypeError, ValueError, IndexError):
-        raise WeightsError(f"{path}: a tensor in its header has no offsets. Fetch it again.") from None
+    end = 0
+    for name, tensor in header.items():
+        match tensor:
+            case _ if name == "__metadata__":
+                pass
+            case {"data_offsets": [int(first), int(last)]} if 0 <= first <= last:
+                end = max(end, last)
+            case _:
+                raise WeightsError(f"{path}: a tensor in its header, {name}, has no offsets. Fetch it again.")
+    return end
 
 
 def _check_pickles(path: Path) -> None:
     """Of the other formats only this can be seen from outside: a pointer or an empty file."""
-    for file in (p for pattern in ("*.bin", "*.pt", "*.pth", "*.gguf") for p in path.glob(pattern)):
+    files = [p for pattern in ("*.bin", "*.pt", "*.pth", "*.gguf") for p in path.glob(pattern)]
+    if not files:
+        raise WeightsError(f"{path}: has an index of weights, but no weights. Fetch them.")
+    for file in files:
         with file.open("rb") as opened:
             if is_lfs_pointer(opened.read(128)):
                 raise WeightsError(f"{file}: is a git-LFS pointer, not the file. Run `git lfs pull` there.")

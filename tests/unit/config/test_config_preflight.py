@@ -29,7 +29,7 @@ def model_dir(tmp_path: Path) -> Path:
     path = tmp_path / "model"
     path.mkdir()
     (path / "config.json").write_text(json.dumps({"architectures": ["Qwen2ForCausalLM"]}))
-    (path / "tokenizer.json").write_text("{}")
+    (path / "tokenizer.json").write_text('{"model": {}}')
     (path / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
     shard(path / "model-1.safetensors", {"a": 1000})
     shard(path / "model-2.safetensors", {"b": 500, "c": 7})
@@ -92,6 +92,10 @@ def extend(path: Path) -> None:
     path.write_bytes(path.read_bytes() + b"x")
 
 
+def with_header(path: Path, header: bytes) -> None:
+    path.write_bytes(struct.pack("<Q", len(header)) + header)
+
+
 def huge_header(path: Path) -> None:
     path.write_bytes(struct.pack("<Q", 2**60) + path.read_bytes()[8:])
 
@@ -116,7 +120,13 @@ def zero_page(path: Path) -> None:
         ),
         (lambda path: shard(path, {}), "lacks 2 tensors"),
         (lambda path: path.write_bytes(struct.pack("<Q", 2) + b"[]"), "is not a table of tensors"),
-        (lambda path: path.write_bytes(struct.pack("<Q", 8) + b'{"b": 1}'), "has no offsets"),
+        (lambda path: with_header(path, b'{"b": 1}'), "has no offsets"),
+        (lambda path: with_header(path, b'{"b": {"data_offsets": [0, Infinity]}}'), "b, has no offsets"),
+        (lambda path: with_header(path, b'{"b": {"data_offsets": [0, 1e999]}}'), "b, has no offsets"),
+        (lambda path: with_header(path, b'{"b": {"data_offsets": [9, 1]}}'), "b, has no offsets"),
+        (lambda path: with_header(path, b'{"b": {"data_offsets": [-1, 0]}}'), "b, has no offsets"),
+        (lambda path: with_header(path, b'{"b": {"data_offsets": 7}}'), "b, has no offsets"),
+        (lambda path: with_header(path, b"[" * 100_000), "its header is not a table of tensors (nested too deep)"),
     ],
 )
 def test_a_damaged_shard_is_named_with_expected_and_actual_bytes(model_dir, damage, expected):
@@ -141,7 +151,19 @@ def test_every_damaged_shard_is_told(model_dir):
     ("name", "content", "expected"),
     [
         ("config.json", POINTER, "git-LFS pointer"),
-        ("config.json", b"{", "is not JSON"),
+        ("config.json", b"{", "is not a JSON object"),
+        ("config.json", b"", "is not a JSON object"),
+        ("config.json", b"[1]", "is not a JSON object (not a table of names and values)"),
+        ("config.json", b"[" * 100_000, "is not a JSON object (nested too deep)"),
+        ("config.json", b'{"architectures": 5}', "its architectures are no list"),
+        ("tokenizer_config.json", b"5", "is not a JSON object"),
+        ("tokenizer.json", b"", "has 0 bytes"),
+        ("tokenizer.json", bytes(1000), "is not a whole JSON object; it has 1000 bytes"),
+        ("tokenizer.json", b'{"model": ' + b"1" * 200, "is not a whole JSON object; it has 210 bytes"),
+        ("tokenizer.json", POINTER, "git-LFS pointer"),
+        ("model.safetensors.index.json", b'{"weight_map": {}}', "names no weights"),
+        ("model.safetensors.index.json", b"[" * 100_000, "is not an index of weights"),
+        ("model.safetensors.index.json", b'{"weight_map": [1]}', "is not an index of weights"),
         ("model.safetensors.index.json", b"{}", "is not an index of weights"),
         ("model.safetensors.index.json", POINTER, "git-LFS pointer"),
         ("model.safetensors.index.json", b'{"weight_map": {"a": "../x"}}', "names files outside"),
@@ -151,7 +173,24 @@ def test_a_damaged_table_is_named(model_dir, name, content, expected):
     (model_dir / name).write_bytes(content)
     (problem,) = look(model_dir).problems
     assert expected in problem.message
+    assert problem.message.startswith(str(model_dir / name))
     assert problem.exit_code == ExitCode.DATA
+
+
+def test_an_index_is_no_weights(model_dir):
+    for file in model_dir.glob("model*"):
+        file.unlink()
+    (model_dir / "pytorch_model.bin.index.json").write_text('{"weight_map": {"a": "pytorch_model.bin"}}')
+    (problem,) = look(model_dir).problems
+    assert "has an index of weights, but no weights" in problem.message
+    assert problem.exit_code == ExitCode.DATA
+
+
+def test_a_tokenizer_that_is_not_used_may_be_damaged(model_dir):
+    (model_dir / "tokenizer.json").write_bytes(b"")
+    assert look(model_dir, tokenizer_path="org/t").problems == []
+    assert look(model_dir, engine_args={"skip-tokenizer-init": True}).problems == []
+    assert look(model_dir).problems != []
 
 
 def test_a_missing_chat_template_is_a_notice_for_a_model_that_generates(model_dir):
