@@ -27,6 +27,8 @@ def listen(server: Server) -> list[socket.socket]:
     while True:
         try:
             return _listen_once(server)
+        except UnicodeError as error:  # the name cannot be asked for: an empty part, or one of more than 63 characters
+            raise _wrong_host(server) from error
         except OSError as error:
             if error.errno != errno.EADDRINUSE or time.monotonic() > end:
                 raise _explain(server, error) from error
@@ -64,8 +66,7 @@ def _addresses(host: str) -> list[tuple[socket.AddressFamily, str]]:
 def _explain(server: Server, error: OSError) -> IchatError:
     where = f"server.port: {server.port}"
     if isinstance(error, socket.gaierror) or error.errno in (errno.EADDRNOTAVAIL, errno.EINVAL):
-        what = f'"{server.host}" is no address of this machine. Use 0.0.0.0 for all of them.'
-        return ConfigError([Problem("E-CFG-HOST", "server.host:", what)])
+        return _wrong_host(server)
     if error.errno == errno.EADDRINUSE:
         return TemporaryError(
             f"{where} is in use{holder_of(server.port)}. Stop it, or choose another with ICHAT_PORT.",
@@ -77,6 +78,11 @@ def _explain(server: Server, error: OSError) -> IchatError:
             code="E-PORT-PRIVILEGED",
         )
     return TemporaryError(f"{where} cannot be listened on ({error.strerror}).", code="E-PORT")
+
+
+def _wrong_host(server: Server) -> ConfigError:
+    what = f'"{server.host}" is no address of this machine. Use 0.0.0.0 for all of them.'
+    return ConfigError([Problem("E-CFG-HOST", "server.host:", what)])
 
 
 def holder_of(port: int) -> str:
