@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from ichat.config.nearest import nearest
+from ichat.config.secrets import mask
 
 # value: one · values: one or more (or none) · optional: none or one · append: one, may be repeated
 # switch: none, can only say yes · toggle: none, has a --no- twin
@@ -54,10 +55,11 @@ class Flag:
         if self.choices is not None and self.type in {"str", "int", "_optional_type", None}:
             words = [str(c) for c in self.choices if c is not None]
             if value not in words:
-                return f"expected one of {', '.join(words)}, found {value!r}"
+                return f"expected one of {', '.join(words)}, found {mask(self.key, value)!r}"
         ends = _ENDS.get(self.type or "")
         if ends and not ends.match(value):
-            return f"expected {'a whole number' if self.type == 'int' else 'a number'}, found {value!r}"
+            noun = "a whole number" if self.type == "int" else "a number"
+            return f"expected {noun}, found {mask(self.key, value)!r}"
         return None
 
     def to_argv(self, value: Any) -> list[str]:
@@ -80,7 +82,7 @@ class Flag:
 
     def _say(self, value: Any) -> list[str]:
         if not isinstance(value, bool):
-            raise WrongValueError(f"expected true or false, found {json.dumps(value)}")
+            raise WrongValueError(f"expected true or false, found {json.dumps(mask(self.key, value))}")
         if value:
             return [self.word]
         if self.kind == "toggle":
@@ -92,7 +94,7 @@ class Flag:
     def _text(self, value: Any, where: str = "") -> str:
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         if where and text.startswith("-") and not _NUMBER.match(text):
-            raise WrongValueError(f"{where} cannot begin with a dash, found {text!r}")
+            raise WrongValueError(f"{where} cannot begin with a dash, found {mask(self.key, text)!r}")
         if wrong := self.wrong_value(text):
             raise WrongValueError(wrong)
         return text

@@ -31,6 +31,35 @@ def test_no_secret_is_shown(configure):
     assert any("--api-key" in notice for notice in resolved.notices)
 
 
+def test_no_secret_is_shown_that_is_deep_inside_a_value(configure):
+    yaml = f"""
+models:
+  m:
+    model_path: org/m
+    engine_args:
+      override-generation-config: {{api_key: {CANARY}, inner: [{{token: 4711, password: [{CANARY}]}}], top_p: 0.5}}
+      hf-overrides: '{{"apiKey": "{CANARY}"}}'
+    kv_events_config: {{publisher: zmq, password: {CANARY}}}
+    env: {{OPTIONS: '[{{"password": "{CANARY}"}}]'}}
+    extra_argv: ['--speculative-config={{"api_key": "{CANARY}"}}', --compilation-config, '{{"secret": "{CANARY}"}}']
+"""
+    resolved = configure(yaml=yaml)
+    for page in (render_config(resolved), render_explain(resolved, "cpu")):
+        assert CANARY not in page
+        assert "4711" not in page
+        assert page.count("********") >= 7
+        assert "top_p" in page
+    assert resolved.model.engine_args["override-generation-config"]["api_key"] == CANARY
+
+
+def test_what_only_sounds_like_a_secret_is_shown(configure):
+    args = "{bucket-time-to-first-token: [0.5], kt-max-deferred-experts-per-token: 2, max-total-tokens: 4096}"
+    page = render_config(configure(yaml=f"models: {{m: {{model_path: org/m, backend: sglang, engine_args: {args}}}}}"))
+    assert "[0.5]" in page
+    assert "per-token: 2" in page
+    assert "max-total-tokens: 4096" in page
+
+
 def test_explain_shows_both_engines_and_what_gets_lost(configure):
     yaml = "models: {m: {model_path: org/m, memory_fraction: 0.9, engine_args: {enforce-eager: true, swap-x: null}}}"
     yaml = yaml.replace(", swap-x: null", "")
