@@ -17,8 +17,8 @@ SIZE_LIMIT_BYTES = 1024 * 1024
 DEPTH_LIMIT = 32
 PROBLEM_LIMIT = 20
 
-_INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)$")
-_FLOAT = re.compile(r"[-+]?(0|[1-9][0-9]*)\.[0-9]+([eE][-+]?[0-9]+)?$")
+_INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,99})$")
+_FLOAT = re.compile(r"[-+]?(0|[1-9][0-9]{0,99})\.[0-9]+([eE][-+]?[0-9]{1,2})?$")
 _NAMED = {"null": None, "true": True, "True": True, "false": False, "False": False}
 # Text to one reader, a number, a date or a truth value to another (YAML 1.1, YAML 1.2, JSON).
 _TRAP = re.compile(

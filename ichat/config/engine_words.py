@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ichat.config.characters import wrong_character
 from ichat.config.engine import Engine
 from ichat.config.flags import Argument, Flag, WrongValueError
 from ichat.config.kinds import kinds
@@ -56,7 +57,7 @@ class Reader:
             place = given(argument)
             if argument.flag is None:
                 found.problems.append(self._unknown(argument.word, place))
-            elif problem := self._refused(argument.flag, argument.wrong, place):
+            elif problem := self._refused(argument.flag, argument.wrong or wrong_character(argument.values), place):
                 found.problems.append(problem)
             elif setting := self._as_setting(argument, place):
                 found.settings.append(setting)

@@ -15,7 +15,7 @@ from ichat.config.merge import Merged, Rank, merge
 from ichat.config.ranks import RankReader
 from ichat.config.schema import Model, ModelSettings
 from ichat.config.sources import Sources
-from ichat.config.values import Given, Layer, read
+from ichat.config.values import Given, Layer, read, read_section
 from ichat.config.variables import FALL_BACKS
 from ichat.errors import Problem
 
@@ -73,7 +73,9 @@ class ModelResolver:
     def _path(self, key: Given | None, values: dict[str, Any], merged: Merged) -> str | None:
         path, fall_back = values.get("model_path"), self._fall_back()
         if path is None and fall_back is not None:
-            path = values["model_path"] = str(fall_back.raw)
+            found, problems = read_section(ModelSettings, {"model_path": fall_back})
+            self.problems += problems
+            path = values["model_path"] = found.get("model_path", DEMO)
             merged.givens["model_path"] = fall_back
         if path is not None and path != DEMO:
             return self.sources.local_path(path) or path

@@ -100,7 +100,7 @@ def _entries(given: Given) -> tuple[dict[str, Any], dict[str, Given], list[Probl
         for key, node in given.raw.items:
             places[key.text] = given.inner(key.text, node)
             try:
-                args[key.text] = plain(node)
+                args[key.text] = plain(node, key.text)
             except WrongValueError as error:
                 problems.append(places[key.text].problem(str(error)))
                 args[key.text] = None  # the key is still looked up: it may be wrong as well

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ichat.config.characters import wrong_line
 from ichat.config.document import SIZE_LIMIT_BYTES, Document, parse
 from ichat.config.values import Given, Layer
 from ichat.errors import ExitCode, Problem
@@ -160,6 +161,9 @@ def _read_secret(name: str, environ: Mapping[str, str], found: dict[str, Given],
         if name.startswith("ICHAT_"):  # an empty HF_TOKEN is common, and harmless
             message = "is empty, which would leave the port open to everybody. Unset it, or give it a value."
             problems.append(Problem("E-CFG-VALUE", f"{name}:", message))
+    elif name in found and (wrong := wrong_line(environ[name])):
+        del found[name]
+        problems.append(Problem("E-CFG-SECRET", f"{name}:", f"{wrong}; it must hold the secret and no more."))
 
 
 def _read_secret_file(name: str, path: str, problems: list[Problem]) -> str | None:
@@ -178,7 +182,7 @@ def _read_secret_file(name: str, path: str, problems: list[Problem]) -> str | No
         problems.append(Problem("E-CFG-SECRET", f"{name}:", message))
         return None
     wrong = "is empty" if not text else "is too long" if len(content) > SECRET_LIMIT_BYTES else None
-    wrong = "has more than one line" if "\n" in text else wrong
+    wrong = wrong or wrong_line(text)
     if wrong:
         problems.append(Problem("E-CFG-SECRET", f"{name}:", f"{path}: {wrong}; it must hold the secret and no more."))
     return None if wrong else text

@@ -10,9 +10,11 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from ichat.config.characters import wrong_character, wrong_line
 from ichat.config.document import Mapping, Node, Scalar, Sequence
 from ichat.config.flags import WrongValueError
 from ichat.config.kinds import Kind, kinds
+from ichat.config.secrets import is_secret_name, mask
 from ichat.errors import ExitCode, Problem
 
 
@@ -78,9 +80,21 @@ def _out_of_bounds(section: type[BaseModel], values: dict[str, Any]) -> list[str
 
 def read(kind: Kind, raw: Node | str | list[str] | bool) -> Any:
     """A value of the right kind (bounds are not looked at); WrongValueError says what was expected and found."""
-    if isinstance(raw, Scalar | Sequence | Mapping):
-        return _from_node(kind, raw)
-    return _from_words(kind, raw)
+    value = _from_node(kind, raw) if isinstance(raw, Scalar | Sequence | Mapping) else _from_words(kind, raw)
+    if kind.word == "texts":
+        _check_names(value)
+    if kind.is_secret and isinstance(value, str) and (wrong := wrong_line(value)):
+        raise WrongValueError(f"{wrong}; it must hold the secret and no more.")
+    if wrong := wrong_character(value):
+        raise WrongValueError(f"{wrong}. Remove it.")
+    return value
+
+
+def _check_names(variables: dict[str, Any]) -> None:
+    for name in variables:
+        if not name or "=" in name:
+            shown = name.partition("=")[0] + "=…" if name else ""  # what follows may be the secret itself
+            raise WrongValueError(f'expected names of variables, not empty and without "=", found "{shown}".')
 
 
 def _unfit(kind: Kind, found: str) -> WrongValueError:
@@ -90,7 +104,7 @@ def _unfit(kind: Kind, found: str) -> WrongValueError:
 def _literal(raw: Any) -> str:
     if isinstance(raw, Scalar | Sequence | Mapping):
         return raw.literal
-    return json.dumps(raw, ensure_ascii=False) if raw != "" else "nothing"
+    return json.dumps(mask("", raw), ensure_ascii=False) if raw != "" else "nothing"
 
 
 def _from_words(kind: Kind, raw: str | list[str] | bool) -> Any:
@@ -102,16 +116,17 @@ def _from_words(kind: Kind, raw: str | list[str] | bool) -> Any:
     readers |= {"mapping": _mapping, "texts": _mapping}
     value = readers[kind.word](text) if kind.word in readers else (text or None)
     if value is None:
-        raise _unfit(kind, _literal(text))
+        # A broken mapping is not shown: what is secret in it could not be told.
+        raise _unfit(kind, "text that is no JSON mapping" if readers.get(kind.word) is _mapping else _literal(text))
     return value
 
 
 def _int(text: str) -> int | None:
-    return int(text) if re.fullmatch(r"[-+]?[0-9]+", text) else None
+    return int(text) if re.fullmatch(r"[-+]?[0-9]{1,99}", text) else None
 
 
 def _float(text: str) -> float | None:
-    return float(text) if re.fullmatch(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)", text) else None
+    return float(text) if re.fullmatch(r"[-+]?([0-9]{1,99}(\.[0-9]*)?|\.[0-9]+)", text) else None
 
 
 def _bool(text: str) -> bool | None:
@@ -120,7 +135,7 @@ def _bool(text: str) -> bool | None:
 
 def _tokens(text: str) -> int | None:
     """A number of tokens; both engines read 8k as 8000, and 8192 is 8K to vLLM, 8Ki to SGLang."""
-    match = re.fullmatch(r"([0-9]+)(k|K|Ki)?", text)
+    match = re.fullmatch(r"([0-9]{1,99})(k|K|Ki)?", text)
     return int(match[1]) * {None: 1, "k": 1000}.get(match[2], 1024) if match else None
 
 
@@ -145,7 +160,7 @@ def _mapping(text: str) -> dict[str, Any] | None:
 def _json(text: str, kind: type[Any]) -> Any:
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, kind) else None
 
@@ -164,7 +179,8 @@ def _texts(node: Mapping) -> dict[str, str]:
     texts = {}
     for key, value in node.items:
         if not isinstance(value, Scalar) or value.is_trap or value.value is None or isinstance(value.value, bool):
-            raise WrongValueError(f"{key.text}: expected text, found {value.literal}; put it in quotes.")
+            found = "something else" if is_secret_name(key.text) else value.literal
+            raise WrongValueError(f"{key.text}: expected text, found {found}; put it in quotes.")
         texts[key.text] = value.text
     return texts
 
@@ -201,15 +217,20 @@ def _fits_bare(kind: Kind, node: Scalar) -> bool:
     return True
 
 
-def plain(node: Node) -> Any:
-    """A free-form part of a file as Python has it; a word that YAML readers disagree on is refused."""
+def plain(node: Node, name: str = "") -> Any:
+    """A free-form part of a file as Python has it; a word that YAML readers disagree on is refused.
+
+    ``name`` is the key that it stands under: what is secret by its name is not shown.
+    """
     if isinstance(node, Mapping):
-        return {key.text: plain(value) for key, value in node.items}
+        return {key.text: plain(value, key.text) for key, value in node.items}
     if isinstance(node, Sequence):
-        return [plain(entry) for entry in node.entries]
+        return [plain(entry, name) for entry in node.entries]
     if node.is_trap:
         raise WrongValueError(
-            f"{node.literal} means different things to different YAML readers. Write true, false, null or a plain "
-            "number, or put it in quotes."
+            f"{'it' if is_secret_name(name) else node.literal} means different things to different YAML readers. "
+            "Write true, false, null or a plain number, or put it in quotes."
         )
+    if wrong := wrong_character(node.value):
+        raise WrongValueError(f"{wrong}. Remove it.")
     return node.value

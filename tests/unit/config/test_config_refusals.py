@@ -109,6 +109,28 @@ def test_a_bomb_of_anchors_costs_neither_time_nor_memory():
         ("defaults: {engine_args: {runner: %s}}", "poling", "expected one of auto, draft, generate, pooling"),
         ("defaults: {engine_args: %s}", "[a]", "defaults.engine_args: expected a mapping, found a list."),
         ("defaults: {extra_argv: %s}", "[1]", "expected a list of texts, found 1 in it"),
+        (
+            "defaults: {env: %s}",
+            '{"A=B": c}',
+            'env: expected names of variables, not empty and without "=", found "A=…"',
+        ),
+        ("defaults: {env: %s}", '{"": c}', 'not empty and without "=", found "".'),
+        ("defaults: {env: {A: %s}}", r'"c\0d"', "env: has the control character U+0000. Remove it."),
+        ("defaults: {env: %s}", r'{"A\0": c}', "env: has the control character U+0000. Remove it."),
+        ("server: {run_dir: %s}", r'"/a\0b"', "server.run_dir: has the control character U+0000. Remove it."),
+        ("server: {host: %s}", r'"\x7f"', "server.host: has the control character U+007F. Remove it."),
+        ("server: {api_key: %s}", r'"a\nb"', "server.api_key: has more than one line; it must hold the secret"),
+        ("defaults: {tokenizer_path: %s}", r'"/a\0"', "tokenizer_path: has the control character U+0000. Remove it."),
+        ("defaults: {lora_paths: %s}", r'["a=/x\0"]', "lora_paths: has the control character U+0000. Remove it."),
+        (
+            "defaults: {kv_events_config: %s}",
+            r'{a: ["\e"]}',
+            "kv_events_config: has the control character U+001B. Remove it.",
+        ),
+        ("defaults: {engine_args: {generation-config: %s}}", r'"\0"', "generation-config: has the control character"),
+        ("defaults: {extra_argv: %s}", r'[--generation-config, "\0"]', "has the control character U+0000"),
+        ("defaults: {seed: %s}", "9" * 5000, "expected a whole number, found `9999"),
+        ("timeouts: {stop_s: %s}", "1.0e999", "expected a number of seconds above 0, found `1.0e999`."),
     ],
 )
 def test_a_value_of_the_wrong_kind_is_refused_with_its_literal(lines, key, literal, expected):
@@ -202,11 +224,41 @@ def test_two_models_of_one_name_are_refused_with_both_places(lines):
         ({"ICHAT_TIMEOUTS__LINGER_S": "soon"}, 'expected a number of seconds of at least 0, found "soon".'),
         ({"ICHAT_MODELS__X__SEED": "1"}, "the configuration file has no models; there is no X."),
         ({"ICHAT_VLLM_ARGS": '"'}, "ICHAT_VLLM_ARGS: cannot be cut into words"),
+        ({"ICHAT_API_KEY": "a\nb"}, "ICHAT_API_KEY: has more than one line; it must hold the secret and no more."),
+        ({"ICHAT_SERVER__API_KEY": "a\r"}, "ICHAT_SERVER__API_KEY: has the control character U+000D;"),
+        ({"HF_TOKEN": "a\nb"}, "HF_TOKEN: has more than one line"),
+        ({"ICHAT_PORT": "9" * 5000}, "ICHAT_PORT: expected a whole number from 0 to 65535, found"),
+        ({"ICHAT_TIMEOUTS__STOP_S": "9" * 400}, "ICHAT_TIMEOUTS__STOP_S: expected a number of seconds above 0, found"),
+        ({"ICHAT_DEFAULTS__ENGINE_ARGS": '{"a": ' + "[" * 100_000}, "expected a mapping, found text that is no JSON"),
+        ({"ICHAT_DEFAULTS__ENV": '{"A=B": "c"}'}, 'not empty and without "="'),
+        ({"ICHAT_DEFAULTS__ENV": r'{"A": "\u0000"}'}, "has the control character U+0000"),
+        ({"ICHAT_RUN_DIR": "/\udcff"}, "ICHAT_RUN_DIR: has bytes that are not UTF-8."),
+        ({"ICHAT_VLLM_ARGS": "--generation-config=\udcff"}, "--generation-config has bytes that are not UTF-8."),
         ({"ICHAT_CONFIG": "/does/not/exist.yaml"}, "/does/not/exist.yaml: no such file."),
     ],
 )
 def test_a_wrong_environment_names_the_variable(lines, env, expected):
     assert any(expected in line for line in lines("--model-path=org/m", env=env))
+
+
+@pytest.mark.parametrize("content", ["a\0b", "a\x1bb\n", "a\rb"])
+def test_a_control_character_in_the_file_of_a_secret_is_refused(lines, scratch, content):
+    path = scratch / "secret"
+    path.write_bytes(content.encode())
+    (line,) = lines("--model-path=org/m", env={"HF_TOKEN_FILE": str(path)})
+    assert "has the control character" in line
+    assert "it must hold the secret and no more" in line
+
+
+def test_a_template_may_have_lines_and_tabs(configure):
+    assert (
+        configure(yaml='models: {m: {model_path: org/m, chat_template: "{{\\n\\t}}"}}').model.chat_template
+        == "{{\n\t}}"
+    )
+
+
+def test_a_fall_back_for_the_path_is_checked_as_the_path_is(lines):
+    assert lines(env={"MODEL_ID": "org/\udcff"}) == ["MODEL_ID: has bytes that are not UTF-8. Remove it."]
 
 
 def test_service_links_of_kubernetes_are_explained(lines, configure):
@@ -231,6 +283,27 @@ def test_a_secret_is_in_no_error(lines, scratch):
     assert canary not in " ".join(lines("--model-path=org/m", f"--api-key={canary}1", f"--api-key={canary}2"))
     assert canary not in " ".join(lines(yaml=MODEL + f"server: {{api_key: [{canary}]}}"))
     assert canary not in " ".join(lines("--model-path=org/m", "--hf-token", canary, "--hf-token", f"{canary}1"))
+    for name in ("ICHAT_API_KEY", "ICHAT_SERVER__API_KEY", "HF_TOKEN"):
+        assert canary not in " ".join(lines("--model-path=org/m", env={name: f"{canary}\n{canary}"}))
+    for text in ('{"HF_TOKEN": "%s"', '{"HF_TOKEN": "%s", "B": 5}', '{"HF_TOKEN=%s": ""}'):
+        assert canary not in " ".join(lines("--model-path=org/m", env={"ICHAT_DEFAULTS__ENV": text % canary}))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "env: {MY_TOKEN: 47_11}",
+        "env: {MY_TOKEN: 4711}, seed: x",
+        "engine_args: {hf-overrides: {api_key: 47_11}}",
+        "engine_args: {enforce-eager: {api_key: 47_11x}}",
+        "engine_args: {block-size: {api_key: 47_11x}}",
+        "engine_args: {runner: {api_key: 47_11x}}",
+    ],
+)
+def test_a_secret_deep_in_a_file_is_in_no_error(lines, settings):
+    found = " ".join(lines(yaml=f"models: {{m: {{model_path: org/m, {settings}}}}}"))
+    assert "47_11" not in found
+    assert "4711" not in found
 
 
 @pytest.mark.parametrize(
