@@ -47,8 +47,9 @@ class Front:
         self._traffic = Traffic()
         self._table = RoutingTable(timeouts, channel.send)
         self._reception = Reception(limits, timeouts, Keyring(start.api_keys), self._table, self._traffic)
-        self._reception.connection_limit = min(limits.connections, _affordable_connections())
+        self._reception.connection_limit = _affordable(limits.connections)
         self._load_told = 0
+        self._lost_before: int | None = None  # requests that workers had lost before the withdrawal
         self._deadline = float("inf")
         self._drain_news = asyncio.Event()
         self._draining: asyncio.Task[None] | None = None
@@ -89,7 +90,7 @@ class Front:
                 case messages.Routes():
                     self._table.replace(message)
                 case messages.Withdraw():
-                    self._reception.is_withdrawn = True
+                    self._withdraw()
                 case messages.Drain(deadline=deadline):
                     self._drain(deadline)
                 case _:
@@ -117,7 +118,13 @@ class Front:
 
     # ---- the end ------------------------------------------------------------------------------------------
 
+    def _withdraw(self) -> None:
+        self._reception.is_withdrawn = True
+        if self._lost_before is None:
+            self._lost_before = self._traffic.lost
+
     def _drain(self, deadline: float) -> None:
+        self._withdraw()
         self._deadline = min(self._deadline, deadline)
         self._drain_news.set()
         if self._draining is None:
@@ -128,7 +135,8 @@ class Front:
 
     async def _drain_out(self) -> None:
         await self._until(self._is_served, margin_s=_LAST_WORDS_S)
-        aborted = self._traffic.in_flight
+        assert self._lost_before is not None
+        aborted = self._traffic.in_flight + self._traffic.lost - self._lost_before
         failure = shutting_down(self._timeouts.retry_after_s)
         for client in list(self._reception.clients):
             client.end(failure)
@@ -154,6 +162,17 @@ class Front:
                 await asyncio.wait_for(self._drain_news.wait(), min(left_s, _DRAIN_POLL_S))
 
 
-def _affordable_connections() -> int:
-    """Clients whose descriptors, and those of their workers' connections, never run out."""
-    return max(64, (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _RESERVED_DESCRIPTORS) // 2)
+def _affordable(connections: int) -> int:
+    """As many of them as have descriptors for the clients and their workers' connections, so that none run out."""
+    descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    affordable = max(64, (descriptors - _RESERVED_DESCRIPTORS) // 2)
+    if affordable < connections:
+        _log.warning(
+            "front: takes %d connections at most, for %d (server.limits.connections) the limit of open files"
+            " must be %d, and is %d",
+            affordable,
+            connections,
+            2 * connections + _RESERVED_DESCRIPTORS,
+            descriptors,
+        )
+    return min(connections, affordable)

@@ -181,7 +181,10 @@ class FrontLoad:
 
 @dataclass(frozen=True)
 class FrontDrained:
-    """The last request has ended; ``aborted`` counts those that the deadline cut off with an error."""
+    """The last request has ended; ``aborted`` counts those that did not have their own end.
+
+    The deadline cut them off with an error, or their worker was lost since the Withdraw.
+    """
 
     aborted: int
 

@@ -83,7 +83,9 @@ class Front:
         self._is_withdrawn = False
         self._sent: messages.Routes | None = None
         self._deadline: float | None = None
-        #: The number of requests that were cut off; set when the last request has ended, or the front has.
+        #: The requests that ended with a front process since the withdrawal.
+        self.lost = 0
+        #: The number of requests that were cut off since the withdrawal; set when the last one has ended.
         self.drained: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         board.listen(self._send_routes)
 
@@ -97,7 +99,7 @@ class Front:
         """Requests in flight may finish until the deadline (of ``time.monotonic()``); an earlier one replaces it."""
         self._deadline = deadline
         if self._process is None:
-            self._is_drained(self.board.in_flight)
+            self._is_drained(0)
         self._send(messages.Drain(deadline))
 
     # ---- for the supervisor -----------------------------------------------------------------------------------
@@ -137,7 +139,7 @@ class Front:
 
     def take(self, message: Message) -> None:
         match message:
-            case messages.FrontLoad(in_flight=in_flight):
+            case messages.FrontLoad(in_flight=in_flight) if self._process is not None:
                 self.board.in_flight = in_flight
             case messages.FrontDrained(aborted=aborted):
                 self._is_drained(aborted)
@@ -147,14 +149,17 @@ class Front:
     def gone(self, words: str) -> None:
         """Whatever it held is lost; the sockets stay open, so that clients wait for the next one."""
         self._process = None
-        if self._deadline is not None:
-            self._is_drained(self.board.in_flight)
+        if self._is_withdrawn:
+            self.lost += self.board.in_flight
         self.board.in_flight = 0
+        if self._deadline is not None:
+            self._is_drained(0)
         self.board.post_front(words, None)
 
     def _is_drained(self, aborted: int) -> None:
+        """``aborted`` is what the front of now has cut off; its predecessors' losses are added."""
         if not self.drained.done():
-            self.drained.set_result(aborted)
+            self.drained.set_result(aborted + self.lost)
 
     def _send(self, message: Message) -> None:
         if self._process is not None:

@@ -29,6 +29,8 @@ class DrainsFront(Protocol):
     """What the shutdown asks of the front."""
 
     drained: asyncio.Future[int]
+    #: Requests that ended with a front process since the withdrawal.
+    lost: int
 
     def withdraw(self) -> None: ...
 
@@ -69,7 +71,7 @@ async def shut_down(leaving: Leaving, timeouts: Timeouts) -> ExitCode:
 
     The steps share one deadline, ``drain_s`` from now. What has not finished a second before is ended with an error,
     what is there a second after is killed. A second signal means: the deadline is now. DRAIN_ABORTED when a request
-    was cut off, or may have been.
+    was cut off since the withdrawal, by whatever it was, or may have been.
     """
     began = _now()
     is_serving = any(worker.is_serving for worker in leaving.workers)
@@ -81,8 +83,7 @@ async def shut_down(leaving: Leaving, timeouts: Timeouts) -> ExitCode:
         worker.expect_end()
     if leaving.is_ready:
         await _linger(leaving.hurry, min(timeouts.linger_s, timeouts.drain_s))
-    # A front that has not served yet holds nothing.
-    is_complete = not leaving.front_process.is_serving or await _drain(leaving, deadline)
+    is_complete = await _drain(leaving, deadline)
     exits = await _stop_workers(leaving, timeouts, deadline)
     # Whoever loads is not waited for: nobody is served by it, and three seconds are soon over.
     leaving.front_process.expect_end()
@@ -98,8 +99,14 @@ async def _linger(hurry: asyncio.Event, linger_s: float) -> None:
 
 
 async def _drain(leaving: Leaving, deadline: float) -> bool:
-    """Whether every request had its own end."""
+    """Whether every request had its own end.
+
+    The front counts, also for its workers: all of their requests came through it. So the workers can be stopped
+    afterwards in whatever way without that a request is lost or its loss overlooked.
+    """
     front = leaving.front
+    if not leaving.front_process.is_serving:  # it holds nothing; one before it may have
+        return _has_lost_none(front.lost)
     front.drain(deadline)
     hurry = asyncio.ensure_future(leaving.hurry.wait())
     try:
@@ -114,10 +121,14 @@ async def _drain(leaving: Leaving, deadline: float) -> bool:
     if not front.drained.done():
         log.error("front: has not drained in time, going on")
         return False
-    if aborted := front.drained.result():
-        log.error("shutdown: requests were cut off by the deadline aborted=%d", aborted)
     # Whoever is hurried leaves before routers have noticed: nobody knows what that has cost.
-    return not aborted and not is_hurried
+    return _has_lost_none(front.drained.result()) and not is_hurried
+
+
+def _has_lost_none(aborted: int) -> bool:
+    if aborted:
+        log.error("shutdown: requests were cut off aborted=%d", aborted)
+    return not aborted
 
 
 async def _stop_workers(leaving: Leaving, timeouts: Timeouts, deadline: float) -> list[Exit | None]:

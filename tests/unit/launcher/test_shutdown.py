@@ -23,6 +23,7 @@ class FakeFront:
         self._loop = asyncio.get_running_loop()
         self.drained: asyncio.Future[int] = self._loop.create_future()
         self._began: float | None = None
+        self.lost = 0
 
     def withdraw(self) -> None:
         self._note("withdraw")
@@ -118,6 +119,12 @@ async def test_a_front_that_never_served_is_not_waited_for(looptime: object) -> 
     bench.front_process.is_serving = False
     assert await bench.leave() == 0
     assert looptime == 0
+
+
+async def test_what_a_front_took_along_is_74_although_the_next_one_has_not_served_yet() -> None:
+    bench = Bench()
+    bench.front_process.is_serving, bench.front.lost = False, 2
+    assert await bench.leave() == 74
 
 
 async def test_what_the_deadline_cuts_off_is_74(looptime: object) -> None:
