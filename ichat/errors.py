@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -109,6 +110,31 @@ class ConfigError(IchatError):
 
     def line(self) -> str:
         return "\n".join(problem.line() for problem in self.problems)
+
+
+#: What the system refuses to any program: exit code, code, and what to do.
+_BY_ERRNO: dict[int, tuple[ExitCode, str, str]] = {
+    errno.ENOSPC: (ExitCode.CANNOT_CREATE, "E-OS-DISK-FULL", "Free some space, or mount a larger volume."),
+    errno.EDQUOT: (ExitCode.CANNOT_CREATE, "E-OS-DISK-FULL", "Free some space, or raise the quota."),
+    errno.EROFS: (ExitCode.CANNOT_CREATE, "E-OS-READ-ONLY", "Mount a writable volume."),
+    errno.EACCES: (ExitCode.PERMISSION, "E-PERMISSION", "Check the owner and mode of the path."),
+    errno.EMFILE: (ExitCode.RESOURCE, "E-OS-DESCRIPTORS", "Raise the limit of open files (ulimit -n)."),
+    errno.ENFILE: (ExitCode.RESOURCE, "E-OS-DESCRIPTORS", "The machine has no more open files: raise fs.file-max."),
+    errno.ENOMEM: (ExitCode.RESOURCE, "E-OS-MEMORY", "Give the container more memory."),
+    errno.ENOBUFS: (ExitCode.RESOURCE, "E-OS-MEMORY", "Give the container more memory."),
+}
+
+
+def known_refusal(error: BaseException) -> tuple[ExitCode, str, str] | None:
+    """(exit code, code, what to do) of an OSError with a cause that is known on any system; else None."""
+    return _BY_ERRNO.get(error.errno or 0) if isinstance(error, OSError) else None
+
+
+def system_failure(subject: str, error: OSError) -> IchatError:
+    """The failure to report where the system did not let us do what we must; an unknown cause is CANNOT_CREATE."""
+    exit_code, code, advice = known_refusal(error) or (ExitCode.CANNOT_CREATE, "E-OS", "Check that path and its disk.")
+    what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or repr(error)
+    return IchatError(f"{subject}: {what}. {advice}", code=code, exit_code=exit_code)
 
 
 def error_line(code: str, message: str) -> str:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterator
 from typing import NoReturn
 
-from ichat.errors import ConfigError, ExitCode, IchatError, Problem
+from ichat.errors import ConfigError, ExitCode, IchatError, Problem, known_refusal
 
 #: (exit code, code, names of exception classes, what to do). Names, because no engine may be imported to ask.
 _BY_CLASS: tuple[tuple[ExitCode, str, frozenset[str], str], ...] = (
@@ -45,14 +44,6 @@ _BY_CLASS: tuple[tuple[ExitCode, str, frozenset[str], str], ...] = (
     ),
 )  # fmt: skip
 
-_BY_ERRNO: dict[int, tuple[ExitCode, str, str]] = {
-    errno.ENOSPC: (ExitCode.CANNOT_CREATE, "E-OS-DISK-FULL", "Free some space, or mount a larger volume."),
-    errno.EROFS: (ExitCode.CANNOT_CREATE, "E-OS-READ-ONLY", "Mount a writable volume for caches."),
-    errno.EACCES: (ExitCode.PERMISSION, "E-PERMISSION", "Check the owner and mode of the path."),
-    errno.EMFILE: (ExitCode.RESOURCE, "E-OS-DESCRIPTORS", "Raise the limit of open files (ulimit -n)."),
-    errno.ENOMEM: (ExitCode.RESOURCE, "E-OS-MEMORY", "Give the container more memory."),
-}
-
 
 def refuse_arguments(engine: str, words: str) -> NoReturn:
     """The engine's own parser, or ichat on its behalf, does not take these arguments."""
@@ -85,9 +76,7 @@ def _known(error: BaseException) -> tuple[ExitCode, str, str] | None:
     for exit_code, code, classes, advice in _BY_CLASS:
         if names & classes:
             return exit_code, code, advice
-    if isinstance(error, OSError) and error.errno in _BY_ERRNO:
-        return _BY_ERRNO[error.errno]
-    return None
+    return known_refusal(error)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

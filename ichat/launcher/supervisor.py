@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from ichat.config.schema import Settings
+from ichat.errors import IchatError, system_failure
 from ichat.launcher.life import Life
 from ichat.launcher.process import Exit
 from ichat.launcher.restarts import Decision, Ending, GiveUp, Restart, decide
@@ -98,7 +99,7 @@ class Supervisor:
 
     async def _live(self) -> Ending:
         """From a start to the end of all that it left behind."""
-        self._life = life = self.ward.begin(len(self._restarted))
+        self._life = life = self._begin()
         log.info("%s: started pid=%d", self.ward.name, life.process.pid)
         try:
             ending = await life.follow()
@@ -111,6 +112,17 @@ class Supervisor:
             self._was_ever_ready |= life.was_ready
             self._life = None
         return ending
+
+    def _begin(self) -> Life:
+        """IchatError: the system does not let us start it, and would not the next time."""
+        try:
+            return self.ward.begin(len(self._restarted))
+        except OSError as error:
+            failure: IchatError = system_failure(f"{self.ward.name}: could not be started", error)
+        except IchatError as error:
+            failure = error
+        self.ward.failed(Ending(str(failure), failure.exit_code, failure.code))
+        raise failure
 
     def _decide(self, ending: Ending) -> Decision:
         if ending.is_start_timeout:
