@@ -10,7 +10,7 @@ import stat
 from pathlib import Path
 
 from ichat.errors import ConfigError, IchatError, PermissionDeniedError, Problem, TemporaryError
-from ichat.launcher.residue import ResidueFile
+from ichat.launcher.residue import ResidueFile, unlink_shared_memory
 
 PROBE_SOCKET = "ichat.sock"
 _CONTAINERS = Path("/run/ichat")
@@ -43,6 +43,7 @@ class RunDir:
         self.residue = ResidueFile(path)
         self._lock_fd = -1
         self._workers = 0
+        self._shm: list[str] = []
 
     @classmethod
     def claim(cls, path: Path) -> RunDir:
@@ -104,7 +105,9 @@ class RunDir:
 
     def _empty(self) -> None:
         shutil.rmtree(self.path / _WORKERS, ignore_errors=True)
-        (self.path / PROBE_SOCKET).unlink(missing_ok=True)
+        for name in (_WORKERS, PROBE_SOCKET):
+            with contextlib.suppress(FileNotFoundError, IsADirectoryError):
+                (self.path / name).unlink()
 
     def new_worker(self) -> Path:
         """An empty directory for the next worker, with its `tmp` inside."""
@@ -116,10 +119,17 @@ class RunDir:
     def remove_worker(self, folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
+    def holds(self, shm: list[str]) -> None:
+        """The shared memory that a worker holds now, and that must be gone when the directory is."""
+        self._shm = shm
+        self.residue.holds(shm)
+
     def remove(self) -> None:
         """All of it; a directory that cannot be removed (a mount) stays, empty. Harmless when repeated."""
         if self._lock_fd < 0:
             return
+        # Before the note of it goes: a worker that was not buried has not done it.
+        unlink_shared_memory(self._shm)
         self._empty()
         for name in ("residue.json", "residue.new", _LOCK):
             (self.path / name).unlink(missing_ok=True)

@@ -91,7 +91,7 @@ class Worker:
 
     def remember(self, shm: list[str]) -> None:
         self._shm = shm
-        self._ground.run_dir.residue.holds(shm)
+        self._ground.run_dir.holds(shm)
 
     async def bury(self) -> None:
         survivors = await self._ground.processes.kill_everything(self._child)
@@ -104,7 +104,7 @@ class Worker:
         unlink_shared_memory(self._shm)
         await asyncio.to_thread(self._ground.run_dir.remove_worker, self._folder)
         self._ground.run_dir.residue.ended(self.pid)
-        self._ground.run_dir.residue.holds([])
+        self._ground.run_dir.holds([])
 
     def explain(self, ended: Exit | None) -> str:
         words = "" if ended is None else ended.words
