@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import socket
@@ -68,12 +69,15 @@ class Channel:
         while (message := await self.receive()) is not None:
             yield message
 
-    async def flush(self) -> None:
-        """Wait until what was sent has left this process. Harmless when the other end has gone."""
-        try:
-            await self._writer.drain()
-        except ConnectionError:
+    async def flush(self, limit_s: float = 1.0) -> None:
+        """Wait until what was sent has left this process, so long at most. Harmless when the other end has gone."""
+        if self._writer.is_closing():
             return
+        # drain() returns below the high-water mark, whatever is still there.
+        self._writer.transport.set_write_buffer_limits(0)
+        with contextlib.suppress(ConnectionError, TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await self._writer.drain()
 
     def close(self) -> None:
         self._writer.close()
