@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import resource
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,10 +12,12 @@ from ichat.config.schema import Settings
 from ichat.errors import ExitCode
 from ichat.launcher import environment, listeners, run_dir
 from ichat.launcher.board import Board
+from ichat.launcher.descriptors import raise_descriptor_limit
 from ichat.launcher.front import Front, FrontProcess
 from ichat.launcher.health import Probes
 from ichat.launcher.instance import Instance
 from ichat.launcher.output import Output
+from ichat.launcher.probe import status_command
 from ichat.launcher.process import Processes
 from ichat.launcher.run_dir import RunDir
 from ichat.launcher.shutdown import Leaving, shut_down
@@ -48,7 +49,7 @@ def serve(settings: Settings, outside: Outside) -> ExitCode:
     outside.signals.hold()
     if outside.signals.received:
         return ExitCode.OK  # told to leave before there was anything to leave
-    _raise_descriptor_limit()
+    raise_descriptor_limit()
     sockets = listeners.listen(settings.server)
     try:
         port = sockets[0].getsockname()[1]
@@ -60,13 +61,6 @@ def serve(settings: Settings, outside: Outside) -> ExitCode:
     finally:
         for sock in sockets:
             sock.close()
-
-
-def _raise_descriptor_limit() -> None:
-    """Ours and, by inheritance, that of all children: ten thousand connections need as many descriptors."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 class _Launcher:
@@ -176,3 +170,4 @@ class _Launcher:
             key,
             body,
         )
+        log.info("ichat: its state: %s", status_command(self._run_dir.path, port, self._outside.xdg_runtime_dir))

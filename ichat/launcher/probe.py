@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,15 @@ def probe_socket(environ: Mapping[str, str]) -> Path:
     port = environ.get("ICHAT_PORT") or environ.get("ICHAT_SERVER__PORT") or _DEFAULT_PORT
     setting = environ.get("ICHAT_RUN_DIR") or environ.get("ICHAT_SERVER__RUN_DIR")
     return choose(setting, port, environ.get("XDG_RUNTIME_DIR")) / PROBE_SOCKET
+
+
+def status_command(run_dir: Path, port: int, xdg_runtime_dir: str | None) -> str:
+    """What to type, from another terminal without any setting, to be told of the ichat in this directory."""
+    if run_dir == choose(None, _DEFAULT_PORT, xdg_runtime_dir):
+        return "./entrypoint status"
+    if run_dir == choose(None, port, xdg_runtime_dir):
+        return f"ICHAT_PORT={port} ./entrypoint status"
+    return f"ICHAT_RUN_DIR={shlex.quote(str(run_dir))} ./entrypoint status"
 
 
 def ask_health(path: Path) -> tuple[bool, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,7 @@ import pytest
 
 from ichat.errors import ConfigError, PermissionDeniedError, TemporaryError
 from ichat.launcher import process_table
+from ichat.launcher.probe import probe_socket, status_command
 from ichat.launcher.run_dir import RunDir, choose
 
 
@@ -83,6 +85,25 @@ def test_what_a_killed_predecessor_left_is_removed(tmp_path: Path) -> None:
     run_dir.remove()
 
 
+def test_shared_memory_that_nobody_has_freed_goes_with_it(tmp_path: Path) -> None:
+    """As after a third signal, which leaves no time to bury a worker."""
+    segments = [Path("/dev/shm") / f"ichat-test-{uuid.uuid4().hex}" for _ in range(2)]
+    for segment in segments:
+        segment.write_bytes(b"x")
+    run_dir = RunDir.claim(tmp_path / "run")
+    run_dir.holds([str(segment) for segment in segments])
+    run_dir.remove()
+    assert not any(segment.exists() for segment in segments)
+
+
+def test_it_is_removed_although_somebody_has_damaged_it(tmp_path: Path) -> None:
+    run_dir = RunDir.claim(tmp_path / "run")
+    (run_dir.path / "w").rmdir()
+    (run_dir.path / "w").write_text("no directory")
+    run_dir.remove()
+    assert not run_dir.path.exists()
+
+
 def test_a_pid_that_somebody_else_has_got_since_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "run"
     innocent = subprocess.Popen(["sleep", "1000"], start_new_session=True)
@@ -114,3 +135,21 @@ def test_where_it_is(tmp_path: Path) -> None:
         assert choose(None, 8000, str(tmp_path)) == tmp_path / "ichat-8000"
         assert choose(None, 8000, None) == Path(f"/tmp/ichat-{os.getuid()}-8000")
         assert choose(None, 8000, "/nowhere") == Path(f"/tmp/ichat-{os.getuid()}-8000")
+
+
+@pytest.mark.parametrize(
+    ("setting", "port", "said"),
+    [
+        (None, 8000, "./entrypoint status"),
+        (None, 9000, "ICHAT_PORT=9000 ./entrypoint status"),
+        ("/a b/run", 8000, "ICHAT_RUN_DIR='/a b/run' ./entrypoint status"),
+    ],
+)
+def test_what_to_type_finds_it(setting: str | None, port: int, said: str, tmp_path: Path) -> None:
+    if os.access("/run/ichat", os.W_OK) and setting is None:
+        said = "./entrypoint status"  # where everybody looks first
+    path = choose(setting, port, str(tmp_path))
+    typed = status_command(path, port, str(tmp_path))
+    assert typed == said
+    env = dict(word.split("=") for word in shlex.split(typed) if "=" in word)
+    assert probe_socket({"XDG_RUNTIME_DIR": str(tmp_path), **env}).parent == path
