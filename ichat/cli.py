@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from ichat.errors import ExitCode, IchatError, UsageError, error_line
+from ichat.errors import ExitCode, IchatError, UsageError, error_line, system_failure
 
 if TYPE_CHECKING:
     from ichat.config.resolve import Resolved
@@ -48,19 +48,14 @@ def main() -> None:
 def run(argv: Sequence[str]) -> int:
     """The exit code of one command. What fails says so on stderr, in one line for each problem."""
     try:
-        code = _command(argv)
-        sys.stdout.flush()
+        return _command(argv)
     except IchatError as error:
         return _fail(error.line(), error.exit_code, is_traceback=_is_debug())
-    except BrokenPipeError:  # `ichat config | head`: the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.OK
     except KeyboardInterrupt:
         return 130
     except Exception as error:  # noqa: BLE001  our bug: the traceback, then the line that ends every failure
         line = error_line("E-INTERNAL", f"ichat: {error!r}. This is a bug in ichat: please report the lines above.")
         return _fail(line, ExitCode.SOFTWARE, is_traceback=True)
-    return code
 
 
 def _command(argv: Sequence[str]) -> int:
@@ -84,6 +79,19 @@ def _command(argv: Sequence[str]) -> int:
     if name in ("serve", "config", "explain") and {"--help", "-h"} & set(rest):
         return _help(())
     return commands[name](rest)
+
+
+def _say(text: str) -> None:
+    """Print it. Without a reader there is nobody to tell, and the outcome is the same; else it must arrive."""
+    if sys.stdout is None:  # `ichat version >&-`
+        return
+    try:
+        print(text.removesuffix("\n"), flush=True)
+    except OSError as error:
+        # Python would try again at the end, and complain in its own words.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):  # `ichat config | head`: the reader has seen enough
+            raise system_failure("standard output", error) from error
 
 
 def _fail(line: str, code: int, *, is_traceback: bool) -> int:
@@ -137,7 +145,7 @@ def _config(argv: Sequence[str]) -> int:
     resolved = _resolve(argv)
     from ichat.config.report import render_config
 
-    print(render_config(resolved), end="")
+    _say(render_config(resolved))
     return 0
 
 
@@ -146,7 +154,7 @@ def _explain(argv: Sequence[str]) -> int:
     from ichat.backends.explain import render_explain
     from ichat.launcher.environment import accelerator_of
 
-    print(render_explain(resolved, accelerator_of(resolved.model)), end="")
+    _say(render_explain(resolved, accelerator_of(resolved.model)))
     return 0
 
 
@@ -156,7 +164,7 @@ def _health(argv: Sequence[str]) -> int:
     from ichat.launcher.probe import ask_health, probe_socket
 
     is_ready, words = ask_health(probe_socket(Sources.read(()).environ))
-    print(words)
+    _say(words)
     return 0 if is_ready else 1
 
 
@@ -168,9 +176,9 @@ def _status(argv: Sequence[str]) -> int:
     path = probe_socket(Sources.read(()).environ)
     status = ask_status(path)
     if status is None:
-        print(f"not running: nobody answers in {path.parent}. ICHAT_PORT or ICHAT_RUN_DIR say which ichat is meant.")
+        _say(f"not running: nobody answers in {path.parent}. ICHAT_PORT or ICHAT_RUN_DIR say which ichat is meant.")
         return 1
-    print("\n".join(table(status)))
+    _say("\n".join(table(status)))
     return 0 if status["ready"] else 1
 
 
@@ -180,13 +188,13 @@ def _version(argv: Sequence[str]) -> int:
     from ichat.backends.engines import load_engines
 
     known = ", ".join(f"{engine.title} {engine.catalogue.version}" for engine in load_engines().values())
-    print(f"ichat {__version__} (for {known})")
+    _say(f"ichat {__version__} (for {known})")
     return 0
 
 
 def _help(argv: Sequence[str]) -> int:
     del argv
-    print(HELP)
+    _say(HELP)
     return 0
 
 
