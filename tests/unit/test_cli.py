@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
+import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -66,10 +69,32 @@ def test_a_bug_is_70_with_its_traceback(monkeypatch: pytest.MonkeyPatch, capfd: 
     assert said.splitlines()[-1].startswith("ichat: error[E-INTERNAL] ichat: RuntimeError('a bug').")
 
 
-def test_a_reader_that_has_seen_enough_is_no_failure() -> None:
+def shell(command: str) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("ICHAT_")}
-    command = f"{sys.executable} -m ichat help | head -1; exit ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", command], env=kept, capture_output=True, text=True, check=False, timeout=30)
+    command = command.replace("ichat ", f"{sys.executable} -m ichat ", 1)
+    return subprocess.run(["bash", "-c", command], env=kept, capture_output=True, text=True, check=False, timeout=30)
+
+
+@pytest.mark.parametrize("command", ["config", "version", "help"])
+def test_what_cannot_be_written_is_73_in_one_line(command: str) -> None:
+    done = shell(f"ichat {command} >/dev/full")
+    assert done.returncode == ExitCode.CANNOT_CREATE
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("ichat: error[E-OS-DISK-FULL] standard output: No space left on device. ")
+
+
+def test_a_closed_output_changes_no_outcome() -> None:
+    done = shell("ichat version >&-")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_reader_that_does_not_wait_changes_no_outcome(tmp_path: Path) -> None:
+    done = shell(f"ICHAT_RUN_DIR={tmp_path} ichat health | true; exit ${{PIPESTATUS[0]}}")
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_a_reader_that_has_seen_enough_is_no_failure() -> None:
+    done = shell("ichat help | head -1; exit ${PIPESTATUS[0]}")
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -118,6 +143,32 @@ def checkout(tmp_path: Path) -> Path:
 def test_the_entrypoint_serves_unless_told_otherwise(checkout: Path, argv: tuple[str, ...], asked: str) -> None:
     done = enter(checkout, *argv)
     assert (done.returncode, done.stdout.strip()) == (0, asked)
+
+
+def test_links_to_the_entrypoint_are_followed(checkout: Path, tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "first").symlink_to(checkout)
+    (tmp_path / "bin" / "ichat").symlink_to("first")
+    done = enter(tmp_path / "bin" / "ichat", "version")
+    assert (done.returncode, done.stdout) == (0, "-m ichat version\n")
+
+
+def test_the_words_of_health_arrive_as_they_are_whatever_curl_is_used_to(checkout: Path) -> None:
+    words = r"restarting demo: C:\new\table; attempt 2 of 5"
+    (checkout.parent / ".curlrc").write_text("include\n")
+    with tempfile.TemporaryDirectory(prefix="ichat-") as run_dir, socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(f"{run_dir}/ichat.sock")
+        sock.listen()
+
+        def answer() -> None:
+            client, _ = sock.accept()
+            with client:
+                client.recv(4096)
+                client.sendall(f"HTTP/1.0 503 Service Unavailable\r\n\r\n{words}\n".encode())
+
+        threading.Thread(target=answer, daemon=True).start()
+        done = enter(checkout, "health", ICHAT_RUN_DIR=run_dir, HOME=str(checkout.parent))
+    assert (done.returncode, done.stdout) == (1, f"{words}\n")
 
 
 def test_a_missing_environment_is_one_line_that_says_make_setup(checkout: Path) -> None:
