@@ -9,7 +9,7 @@ import shutil
 import stat
 from pathlib import Path
 
-from ichat.errors import ConfigError, IchatError, PermissionDeniedError, Problem, TemporaryError
+from ichat.errors import ConfigError, IchatError, PermissionDeniedError, Problem, TemporaryError, known_refusal
 from ichat.launcher.residue import ResidueFile, unlink_shared_memory
 
 PROBE_SOCKET = "ichat.sock"
@@ -141,7 +141,9 @@ class RunDir:
 
 
 def _explain(path: Path, error: OSError) -> IchatError:
+    known = known_refusal(error)  # a full disk is one
     return PermissionDeniedError(
         f"{path}: cannot be used as run directory ({error.strerror}). Choose a writable one with ICHAT_RUN_DIR.",
         code="E-RUN-DIR",
+        exit_code=known[0] if known else None,
     )

@@ -56,6 +56,7 @@ def test_the_front_answers_while_the_worker_loads_and_readiness_comes_with_it() 
         assert it.stop() == 0
         it.assert_nothing_left()
         assert "Talk to it: curl http://127.0.0.1:" in it.lines()
+        assert f"its state: ICHAT_RUN_DIR={it.run_dir} ./entrypoint status" in it.lines()
 
 
 def test_ready_is_never_red_or_green_at_the_wrong_time_while_it_stops() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shlex
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from ichat.errors import ConfigError, PermissionDeniedError, TemporaryError
+from ichat.errors import ConfigError, ExitCode, IchatError, PermissionDeniedError, TemporaryError
 from ichat.launcher import process_table
 from ichat.launcher.probe import probe_socket, status_command
 from ichat.launcher.run_dir import RunDir, choose
@@ -62,6 +63,16 @@ def test_a_place_that_cannot_be_written_is_a_matter_of_permission() -> None:
     with pytest.raises(PermissionDeniedError) as found:
         RunDir.claim(Path("/proc/ichat"))
     assert found.value.exit_code == 77
+
+
+def test_a_full_disk_is_no_matter_of_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    with pytest.raises(IchatError, match="No space left on device") as found:
+        RunDir.claim(tmp_path / "run")
+    assert found.value.exit_code == ExitCode.CANNOT_CREATE
 
 
 def test_what_a_killed_predecessor_left_is_removed(tmp_path: Path) -> None:
