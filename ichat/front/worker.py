@@ -90,6 +90,11 @@ class Worker:
             self.note_failure(words, is_lost=True)
             receiver.connection_failed(None)
             return
+        except asyncio.CancelledError:
+            if not self.is_retired:
+                raise
+            receiver.connection_failed(None)  # end(): who waits for this connection must not wait for ever
+            return
         receiver.connected(connection)
 
     async def _open_connection(self) -> WorkerConnection:
