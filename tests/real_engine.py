@@ -24,8 +24,8 @@ ENGINE_ARGS: dict[str, dict[str, Any]] = {
     "vllm": {"enforce-eager": True, "kv-cache-memory-bytes": 2**27},
     "sglang": {"max-total-tokens": 32768},
 }
-#: Tokens of a stream that is still running when a test has done something to it: two seconds and more.
-LONG = 1900
+#: Tokens of a stream that is still running when a test has done something to it, and has ended long before the drain.
+LONG = {"vllm": 1900, "sglang": 500}
 #: The processes that each engine cannot live without, by their titles.
 TITLES = {"vllm": ("VLLM::EngineCore", "VLLM::Worker"), "sglang": ("sglang::scheduler", "sglang::detokenizer")}
 
@@ -113,11 +113,11 @@ def held_shared_memory() -> set[str]:
 
 
 class Stream(threading.Thread):
-    """A streamed completion of so many tokens, and how it ended."""
+    """A streamed completion of so many tokens (0: long enough to be interrupted), and how it ended."""
 
-    def __init__(self, launcher: RealLauncher, tokens: int = LONG) -> None:
+    def __init__(self, launcher: RealLauncher, tokens: int = 0) -> None:
         super().__init__(daemon=True)
-        self._port, self._headers, self._tokens = launcher.port, launcher.headers, tokens
+        self._port, self._headers, self._tokens = launcher.port, launcher.headers, tokens or LONG[launcher.backend]
         self.status, self.text, self.ended_at, self.error = 0, b"", 0.0, ""
         self.began = threading.Event()
         self.start()
@@ -163,7 +163,7 @@ class Stream(threading.Thread):
 
 
 @contextlib.contextmanager
-def load(launcher: RealLauncher, streams: int = 4, tokens: int = LONG) -> Iterator[list[Stream]]:
+def load(launcher: RealLauncher, streams: int = 4, tokens: int = 0) -> Iterator[list[Stream]]:
     """So many streams, all of which have begun."""
     running = [Stream(launcher, tokens) for _ in range(streams)]
     for stream in running:

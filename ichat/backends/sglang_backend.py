@@ -51,7 +51,7 @@ class SGLangBackend(BaseBackend):
         self._tokenizer_manager: Any = None
         self._template_manager: Any = None
         self._scheduler_info: dict[str, Any] = {}
-        self._probes = 0
+        self._probe_prefix = ""
 
     def get_backend_args(self) -> Any:
         if self._args is None:
@@ -124,6 +124,9 @@ class SGLangBackend(BaseBackend):
 
     async def start_engine(self) -> None:
         await self._owner.call(self._load)
+        from sglang.srt.constants import HEALTH_CHECK_RID_PREFIX
+
+        self._probe_prefix = HEALTH_CHECK_RID_PREFIX
         # At the first request SGLang takes SIGTERM and SIGQUIT of the loop over; this is its seam to give them back.
         self._tokenizer_manager.signal_handler_class = _signal_handlers(self)
 
@@ -201,19 +204,17 @@ class SGLangBackend(BaseBackend):
 
     async def probe(self) -> None:
         """What SGLang's ``/health`` does, without its steps of a second: a token through scheduler and detokenizer."""
-        from sglang.srt.constants import HEALTH_CHECK_RID_PREFIX
         from sglang.srt.managers.io_struct import EmbeddingReqInput, GenerateReqInput
 
         manager = self._tokenizer_manager
         if manager.is_pause:  # a request would wait for the end of the pause; the processes are watched anyway
             return
-        rid, asked_at = f"{HEALTH_CHECK_RID_PREFIX}_{uuid.uuid4().hex}", time.time()
+        rid, asked_at = f"{self._probe_prefix}_{uuid.uuid4().hex}", time.time()
         kind = GenerateReqInput if manager.is_generation else EmbeddingReqInput
         request = kind(
             rid=rid, input_ids=[0], sampling_params={"max_new_tokens": 1, "temperature": 0.0}, log_metrics=False
         )
         task = asyncio.create_task(_first_answer(manager.generate_request(request, None)), name="probe-request")
-        self._probes += 1
         try:
             # A busy scheduler ignores such a request: any output, of any request, is the answer.
             while manager.last_receive_tstamp <= asked_at:
@@ -221,7 +222,6 @@ class SGLangBackend(BaseBackend):
                     await task
                 await asyncio.sleep(_POLL_S)
         finally:
-            self._probes -= 1
             task.cancel()
             manager.rid_to_state.pop(rid, None)
 
@@ -231,7 +231,7 @@ class SGLangBackend(BaseBackend):
     def in_flight(self) -> int:
         if self._tokenizer_manager is None:
             return 0
-        return max(0, len(self._tokenizer_manager.rid_to_state) - self._probes)
+        return sum(not rid.startswith(self._probe_prefix) for rid in self._tokenizer_manager.rid_to_state)
 
     async def stop_engine(self) -> None:
         from sglang.srt.managers.io_struct import ShutdownReq

@@ -75,7 +75,7 @@ async def test_sigterm_lets_streams_finish_and_leaves_nothing(backend: str) -> N
         assert shm
         processes = tree(worker)
         async with session(worker) as client:
-            tokens = 60 if backend == "fake" else 1900
+            tokens = {"fake": 60, "vllm": 1900, "sglang": 500}[backend]
             streams = [asyncio.create_task(stream(client, tokens)) for _ in range(4)]
             await asyncio.sleep(0.3)
             worker.signal(signal.SIGTERM)
