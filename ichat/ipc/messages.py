@@ -6,7 +6,7 @@ always of one version, since the launcher starts the others from its own tree; a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 #: What a worker does until it is ready, in this order.
@@ -56,7 +56,6 @@ class StartWorker:
     accelerator: Literal["cpu", "cuda"]
     api_key: str | None = None
     log_format: str = "text"  # of ichat's own lines, as server.log_format
-    fake_script: dict[str, Any] = field(default_factory=dict)  # only for the fake backend
 
 
 # ---- worker → launcher ------------------------------------------------------------------------------------
