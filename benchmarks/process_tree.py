@@ -41,7 +41,9 @@ class ProcessTree:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,
+                # A session of its own would be scheduled apart from the load, as no container is: Linux shares the CPU
+                # among sessions (autogroup), and an engine that spins on `sched_yield` lets in only its own.
+                process_group=0,
             )
         self._root = psutil.Process(self._popen.pid)
         return self

@@ -41,17 +41,17 @@ class RealLauncher(Launcher):
         timeouts = {"linger_s": 0} | sections.pop("timeouts", {})
         super().__init__(models=models, timeouts=timeouts, env=env or {}, **sections)
         self.backend = backend
-        self._sessions: set[int] = set()
+        self._groups: set[int] = set()
         self._shm_before = set(os.listdir("/dev/shm"))
 
     def survivors(self) -> list[int]:
-        """Engines overwrite their environment with their titles: theirs are found by the worker's session."""
+        """Engines overwrite their environment with their titles: theirs are found by the worker's process group."""
         with contextlib.suppress(KeyError, IndexError):
-            self._sessions.add(self.worker_pid)
+            self._groups.add(self.worker_pid)
         found = set(super().survivors())
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error, ProcessLookupError):
-                if os.getsid(process.pid) in self._sessions - {0} and process.status() != psutil.STATUS_ZOMBIE:
+                if os.getpgid(process.pid) in self._groups - {0} and process.status() != psutil.STATUS_ZOMBIE:
                     found.add(process.pid)
         return sorted(found)
 
@@ -62,7 +62,7 @@ class RealLauncher(Launcher):
             worker = psutil.Process(self.worker_pid)
         except (KeyError, psutil.NoSuchProcess):  # the launcher, or the worker, is not there yet
             return found
-        self._sessions.add(worker.pid)
+        self._groups.add(worker.pid)
         for child in worker.children(recursive=True):
             with contextlib.suppress(psutil.Error):
                 title = " ".join(child.cmdline()).strip()

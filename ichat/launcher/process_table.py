@@ -19,7 +19,7 @@ class Process:
 
     pid: int
     ppid: int
-    session: int
+    group: int
     state: str
     started: int
 
@@ -37,7 +37,7 @@ def read(pid: int) -> Process | None:
         return None
     # The name in brackets may itself hold spaces and brackets: all that counts comes after the last one.
     fields = stat[stat.rindex(b")") + 2 :].split()
-    return Process(pid, int(fields[1]), int(fields[3]), fields[0].decode(), int(fields[19]))
+    return Process(pid, int(fields[1]), int(fields[2]), fields[0].decode(), int(fields[19]))
 
 
 def read_all() -> list[Process]:
@@ -82,19 +82,19 @@ def is_tracker(process: Process) -> bool:
 def remains_of(child: int, table: Iterable[Process], *, launcher: int, living: Collection[int]) -> list[Process]:
     """All of ``table`` that is, or was, part of the launcher's child ``child``.
 
-    That is its session, its descendants, and orphans: since the launcher is a subreaper and so are the workers,
+    That is its process group, its descendants, and orphans: since the launcher is a subreaper and so are the workers,
     an orphan comes to the launcher only when its whole worker has died. ``living`` are the children (each the leader
-    of its own session) that it must not belong to. What shares the launcher's own session was there before it: the
+    of its own group) that it must not belong to. What shares the launcher's own group was there before it: the
     shell script that became the launcher may have started it.
     """
     by_pid = {process.pid: process for process in table}
-    others = (set(living) | {process.session for process in by_pid.values() if process.pid == launcher}) - {child}
+    others = (set(living) | {process.group for process in by_pid.values() if process.pid == launcher}) - {child}
 
     def is_part(process: Process) -> bool:
-        if process.session == child:
+        if process.group == child:
             return True
         top = _child_above(process, by_pid, launcher)
-        return top is not None and (top.pid == child or (top.pid not in others and top.session not in others))
+        return top is not None and (top.pid == child or (top.pid not in others and top.group not in others))
 
     return [process for process in by_pid.values() if is_part(process)]
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from ichat.launcher import process_table
-from ichat.launcher.process import kill_session
+from ichat.launcher.process import kill_group
 
 log = logging.getLogger(__name__)
 
@@ -19,10 +19,10 @@ _SHM_DIR = Path("/dev/shm")  # noqa: S108  where POSIX shared memory lives
 
 @dataclass
 class Residue:
-    """Sessions of our children and shared memory of the engines, as of now."""
+    """Process groups of our children and shared memory of the engines, as of now."""
 
     machine: str = ""  # boot and pid namespace: elsewhere the same pids mean other processes
-    sessions: dict[str, int] = field(default_factory=dict)  # leader's pid → when it was started
+    groups: dict[str, int] = field(default_factory=dict)  # leader's pid → when it was started
     shm: list[str] = field(default_factory=list)
 
 
@@ -36,11 +36,11 @@ class ResidueFile:
     def started(self, pid: int) -> None:
         process = process_table.read(pid)
         if process is not None:
-            self._now.sessions[str(pid)] = process.started
+            self._now.groups[str(pid)] = process.started
             self._write()
 
     def ended(self, pid: int) -> None:
-        if self._now.sessions.pop(str(pid), None) is not None:
+        if self._now.groups.pop(str(pid), None) is not None:
             self._write()
 
     def holds(self, shm: list[str]) -> None:
@@ -60,7 +60,7 @@ class ResidueFile:
         """Remove what an earlier launcher wrote down and could not remove itself."""
         try:
             left = Residue(**json.loads(self._path.read_text()))
-            sessions = {int(pid): int(started) for pid, started in left.sessions.items()}
+            groups = {int(pid): int(started) for pid, started in left.groups.items()}
             shm = [str(name) for name in left.shm]
         except FileNotFoundError:
             return
@@ -68,8 +68,8 @@ class ResidueFile:
             log.warning("run directory: %s is unreadable (%r); not cleaned by it", self._path, error)
             return
         if left.machine == self._now.machine:
-            for pid, started in sessions.items():
-                if killed := kill_session(pid, started):
+            for pid, started in groups.items():
+                if killed := kill_group(pid, started):
                     log.warning("run directory: killed what an earlier launcher had left: %s", killed)
         unlink_shared_memory(shm)
         self._path.unlink(missing_ok=True)

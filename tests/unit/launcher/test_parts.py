@@ -32,17 +32,17 @@ from ichat.observe.logs import LineWriter
 LAUNCHER, DEAD, LIVING = 10, 20, 30
 
 
-def process(pid: int, ppid: int, session: int) -> Process:
-    return Process(pid, ppid, session, "S", started=1)
+def process(pid: int, ppid: int, group: int) -> Process:
+    return Process(pid, ppid, group, "S", started=1)
 
 
 TABLE = [
     process(LAUNCHER, 1, 5),
     process(LIVING, LAUNCHER, LIVING),
     process(31, LIVING, LIVING),
-    process(32, LIVING, 32),  # has left the session of its worker, which lives
-    process(21, LAUNCHER, DEAD),  # an orphan in the dead one's session
-    process(22, LAUNCHER, 22),  # an orphan that had left that session
+    process(32, LIVING, 32),  # has left the group of its worker, which lives
+    process(21, LAUNCHER, DEAD),  # an orphan in the dead one's group
+    process(22, LAUNCHER, 22),  # an orphan that had left that group
     process(23, 22, 23),
     process(11, LAUNCHER, 5),  # a shell that was there before the launcher was
     process(12, 11, 5),
@@ -50,7 +50,7 @@ TABLE = [
 ]
 
 
-def test_what_is_left_of_a_dead_worker_is_its_session_and_orphans_that_are_nobodys() -> None:
+def test_what_is_left_of_a_dead_worker_is_its_group_and_orphans_that_are_nobodys() -> None:
     left = remains_of(DEAD, TABLE, launcher=LAUNCHER, living={LIVING})
     assert {one.pid for one in left} == {21, 22, 23}
 
@@ -67,7 +67,7 @@ def test_descendants_are_all_below_and_nothing_else() -> None:
 def test_this_process_is_in_the_table() -> None:
     own = read(os.getpid())
     assert own is not None
-    assert (own.ppid, own.session, own.is_dead) == (os.getppid(), os.getsid(0), False)
+    assert (own.ppid, own.group, own.is_dead) == (os.getppid(), os.getpgrp(), False)
     assert own in read_below(os.getpid())
     assert own.pid in {one.pid for one in read_all()}
     assert read(2**22 + 1) is None

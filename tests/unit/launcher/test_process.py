@@ -1,4 +1,4 @@
-"""Children: started in sessions of their own, reaped, and buried with all that came from them."""
+"""Children: started in process groups of their own, reaped, and buried with all that came from them."""
 
 from __future__ import annotations
 
@@ -62,11 +62,12 @@ async def test_a_signal_without_a_name_has_its_number() -> None:
     assert Exit(None, 40).words == "was killed by signal 40"
 
 
-async def test_a_child_leads_its_own_session(processes: Processes) -> None:
+async def test_a_child_leads_its_own_group_in_our_session(processes: Processes) -> None:
     child = spawn(processes, "sleep", "100")
     found = read(child.pid)
     assert found is not None
-    assert (found.session, found.ppid) == (child.pid, os.getpid())
+    assert (found.group, found.ppid) == (child.pid, os.getpid())
+    assert os.getsid(child.pid) == os.getsid(0), "another session would be scheduled apart from ours"
 
 
 async def test_a_program_that_is_not_there_is_told(processes: Processes) -> None:
@@ -74,7 +75,7 @@ async def test_a_program_that_is_not_there_is_told(processes: Processes) -> None
         spawn(processes, "/nowhere/python")
 
 
-async def test_a_burial_finds_forks_that_left_the_session_and_lost_their_parents(
+async def test_a_burial_finds_forks_that_left_the_group_and_lost_their_parents(
     processes: Processes, tmp_path: Path
 ) -> None:
     told = tmp_path / "pids"

@@ -78,7 +78,7 @@ def test_a_full_disk_is_no_matter_of_permission(tmp_path: Path, monkeypatch: pyt
 def test_what_a_killed_predecessor_left_is_removed(tmp_path: Path) -> None:
     """Its lock went with it; its processes, memory and files did not."""
     path = tmp_path / "run"
-    left = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+    left = subprocess.Popen(["sleep", "1000"], process_group=0)
     segment = Path("/dev/shm") / f"ichat-test-{uuid.uuid4().hex}"
     segment.write_bytes(b"x")
     script = (
@@ -117,11 +117,11 @@ def test_it_is_removed_although_somebody_has_damaged_it(tmp_path: Path) -> None:
 
 def test_a_pid_that_somebody_else_has_got_since_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "run"
-    innocent = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+    innocent = subprocess.Popen(["sleep", "1000"], process_group=0)
     first = RunDir.claim(path)
     first.residue.started(innocent.pid)
     residue = json.loads((path / "residue.json").read_text())
-    residue["sessions"] = {str(innocent.pid): residue["sessions"][str(innocent.pid)] - 1}
+    residue["groups"] = {str(innocent.pid): residue["groups"][str(innocent.pid)] - 1}
     first.remove()
     path.mkdir()
     (path / "residue.json").write_text(json.dumps(residue))
