@@ -1,7 +1,7 @@
 """Write what can be derived from the schema: ``python -m ichat.backends.reference`` in a checkout.
 
 ``configs/configs.yaml`` (every key, explained), ``configs/configs.schema.json`` (for editors) and the tables of
-``docs/configuration.md``. A test compares them with what stands in the repository.
+``docs/configuration.md`` and ``docs/docker.md``. A test compares them with what stands in the repository.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from ichat.config.names import COMPOUND, sections, variables, words
 from ichat.config.schema import ModelSettings, Unified
 
 ROOT = Path(__file__).parents[2]
-SCHEMA, DEFAULTS, PAGE = "configs/configs.schema.json", "configs/configs.yaml", "docs/configuration.md"
+SCHEMA, DEFAULTS = "configs/configs.schema.json", "configs/configs.yaml"
+#: With tables between their marks.
+PAGES = ("docs/configuration.md", "docs/docker.md")
 
 _HEAD = """\
 # yaml-language-server: $schema=configs.schema.json
@@ -44,8 +46,9 @@ models:
 
 
 def render() -> dict[str, str]:
-    """Every generated file by its path in the repository; the page's prose is taken from the file itself."""
-    return {SCHEMA: json_schema(), DEFAULTS: default_file(), PAGE: with_tables((ROOT / PAGE).read_text("utf-8"))}
+    """Every generated file by its path in the repository; the prose of a page is taken from the file itself."""
+    pages = {page: with_tables((ROOT / page).read_text("utf-8")) for page in PAGES}
+    return {SCHEMA: json_schema(), DEFAULTS: default_file()} | pages
 
 
 # ---- configs.yaml ---------------------------------------------------------------------------------------------
@@ -126,6 +129,7 @@ def with_tables(page: str) -> str:
         "unified": _unified_table,
         "reserved": _reserved_table,
         "equivalents": _equivalents_table,
+        "variables": _variables_table,
     }
 
     def fill(match: re.Match[str]) -> str:
@@ -188,6 +192,36 @@ def _equivalents_table() -> Iterator[str]:
     for engine in load_engines().values():
         for flag, other in engine.equivalents.items():
             yield from _row(f"`{flag}`", engine.title, re.sub(r"(--[a-z0-9-]+)", r"`\1`", other))
+
+
+#: Variables that are no settings: (name, meaning).
+_OTHER_VARIABLES = (
+    ("ICHAT_CONFIG", "the YAML file; default `/etc/ichat/configs.yaml`, if it exists"),
+    ("ICHAT_MODELS", "those models of the file that this container serves, separated by commas"),
+    ("ICHAT_VLLM_ARGS", "flags of vLLM, as on its command line"),
+    ("ICHAT_SGLANG_ARGS", "flags of SGLang, as on its command line"),
+    ("ICHAT_DEBUG", "1: tracebacks with error lines"),
+    ("HF_TOKEN", "the token for gated and private models of the hub"),
+    ("MODEL_ID, HF_MODEL_ID", "the model's path when nothing else names one"),
+)
+
+
+def _variables_table() -> Iterator[str]:
+    """One row each, by its shortest name; timeouts and limits, which are many, only where they have a short one."""
+    yield from _row("variable", "default", "meaning")
+    yield from _row(*["---"] * 3)
+    for name, meaning in _OTHER_VARIABLES:
+        yield from _row(", ".join(f"`{one}`" for one in name.split(", ")), "", meaning)
+    shown: dict[tuple[str, ...], tuple[str, str, str]] = {}
+    for variable, path in sorted(variables().items(), key=lambda item: len(item[0])):
+        owner = ModelSettings if path[0] == "model" else sections().get(path[:-1])
+        info = owner.model_fields.get(path[-1]) if owner else None
+        if info is None or path in shown or (path[0] != "model" and "__" in variable and path[0] != "restarts"):
+            continue
+        default = info.get_default()
+        shown[path] = f"`{variable}`", "" if default is None else f"`{_literal(default)}`", str(info.description)
+    for cells in sorted(shown.values()):
+        yield from _row(*cells)
 
 
 def _row(*cells: str) -> Iterator[str]:

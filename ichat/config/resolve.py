@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import BaseModel
@@ -16,6 +16,7 @@ from ichat.config.nearest import nearest
 from ichat.config.one_model import ModelResolver, choose_backend
 from ichat.config.ranks import RankReader, on_command_line
 from ichat.config.schema import Model, Settings
+from ichat.config.selection import VARIABLE, select_models
 from ichat.config.settings_file import FileSettings, read_file
 from ichat.config.sources import Sources
 from ichat.config.values import Given, read_section
@@ -48,10 +49,12 @@ def resolve(sources: Sources, engines: Mapping[str, Engine]) -> Resolved:
     """
     file = read_file(sources.document)
     environment = read_variables(sources.variables, list(file.models))
+    selected, unknown = select_models(file.models, sources.variables.get(VARIABLE))
+    file = replace(file, models=selected)
     resolver = _Resolver(sources, engines, file, environment, ModelResolver(sources, engines))
     models = resolver.several_models() if len(file.models) > 1 else resolver.only_model()
     fixed = {path[0]: resolver.section(path) for path in sections() if len(path) == 1}
-    problems = [*sources.problems, *resolver.models.problems, *environment.problems, *file.problems]
+    problems = [*sources.problems, *unknown, *resolver.models.problems, *environment.problems, *file.problems]
     if problems:
         raise ConfigError(_each_once(problems))
     notices = (*environment.notices, *resolver.models.notices, *_notices(models, resolver, engines))
@@ -175,7 +178,8 @@ def _notices(models: list[Model], resolver: _Resolver, engines: Mapping[str, Eng
     notices = []
     if rest:
         names = ", ".join(model.name for model in rest)
-        notices.append(f"models: this version serves the first, {first.name}; checked but not started: {names}")
+        advice = "ICHAT_MODELS chooses another"
+        notices.append(f"models: this version serves the first, {first.name}; only checked: {names}. {advice}")
     if first.instances > 1:
         notices.append(f"{first.name}: this version runs one instance, not {first.instances}")
     if first.trust_remote_code:

@@ -14,7 +14,7 @@ from ichat.config.values import Given
 from ichat.errors import Problem
 
 #: Read elsewhere (sources.py, resolve.py), and no settings.
-OTHER = ("ICHAT_CONFIG", "ICHAT_DEBUG", "ICHAT_VLLM_ARGS", "ICHAT_SGLANG_ARGS")
+OTHER = ("ICHAT_CONFIG", "ICHAT_MODELS", "ICHAT_DEBUG", "ICHAT_VLLM_ARGS", "ICHAT_SGLANG_ARGS")
 #: Used for the model's path when nobody else names one.
 FALL_BACKS = ("MODEL_ID", "HF_MODEL_ID")
 

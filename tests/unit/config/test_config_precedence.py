@@ -123,6 +123,33 @@ def test_several_models_are_checked_and_the_first_is_served(configure):
     assert any("serves the first, b" in notice and "a" in notice for notice in resolved.notices)
 
 
+TWO = "models: {a: {model_path: org/a}, b.1: {model_path: org/b, backend: sglang}, c: {model_path: org/c}}"
+
+
+@pytest.mark.parametrize(
+    ("said", "names"), [("b.1", ["b.1"]), ("c, a", ["a", "c"]), ("a b.1", ["a", "b.1"]), (" ", ["a", "b.1", "c"])]
+)
+def test_a_container_serves_the_models_that_it_is_told_in_the_order_of_the_file(configure, said, names):
+    assert [model.name for model in configure(env={"ICHAT_MODELS": said}, yaml=TWO).settings.models] == names
+
+
+def test_the_only_one_of_several_models_has_the_short_variables(configure):
+    env = {"ICHAT_MODELS": "b.1", "ICHAT_CONTEXT_LENGTH": "7", "ICHAT_MODELS__C__SEED": "1"}
+    model = configure("--schedule-policy=lpm", env=env, yaml=TWO).model
+    assert (model.name, model.context_length) == ("b.1", 7)
+    assert model.extra_argv == ("--schedule-policy=lpm",)
+
+
+def test_a_model_that_is_told_and_not_there_is_a_problem(lines):
+    assert lines(env={"ICHAT_MODELS": "b.2"}, yaml=TWO) == [
+        'ICHAT_MODELS: the configuration file has no model "b.2"; did you mean b.1?'
+    ]
+    assert lines(env={"ICHAT_MODELS": "other"}, yaml=TWO) == [
+        'ICHAT_MODELS: the configuration file has no model "other"; it has a, b.1, c.'
+    ]
+    assert "no configuration file names models" in lines("--model-path=x/y", env={"ICHAT_MODELS": "a"})[0]
+
+
 def test_short_names_do_not_say_which_of_several_models_they_mean(lines):
     yaml = "models: {b.1: {model_path: org/b}, a: {model_path: org/a}}"
     env = {"ICHAT_CONTEXT_LENGTH": "3", "ICHAT_VLLM_ARGS": "--enforce-eager"}
