@@ -10,6 +10,9 @@ from ichat.config.engine import Engine, Word
 from ichat.config.flags import Catalogue, Flag, WrongValueError
 from ichat.config.schema import Model
 
+#: Processes of one node talk to each other over the loopback interface only: what they open has no authentication.
+ON_ONE_NODE = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+
 
 def compose(engine: Engine, model: Model, defaults: Iterable[str]) -> list[str]:
     """The whole command line, each flag once.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, Literal
 
-from ichat.backends.engine_argv import compose, is_local, own_dests, to_json
+from ichat.backends.engine_argv import ON_ONE_NODE, compose, is_local, own_dests, to_json
 from ichat.backends.flags import load_catalogue
 from ichat.config.engine import Engine, Word
 from ichat.config.schema import Model
@@ -34,7 +34,8 @@ def environment(model: Model, accelerator: Literal["cpu", "cuda"]) -> dict[str, 
     # Its own crash path would dump stacks for a minute while clients wait; ichat's monitor has ended them by then.
     quick = {"SGLANG_PYSPY_DUMP_BEFORE_CRASH": "0", "SGLANG_CUDA_COREDUMP_BEFORE_CRASH": "0"}
     quiet = {"DO_NOT_TRACK": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-    return quick | quiet | ({"HF_HUB_OFFLINE": "1"} if is_local(model) else {})
+    inside = ON_ONE_NODE if (model.nnodes or 1) == 1 else {}
+    return quick | quiet | inside | ({"HF_HUB_OFFLINE": "1"} if is_local(model) else {})
 
 
 @cache

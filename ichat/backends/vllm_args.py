@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, Literal
 
-from ichat.backends.engine_argv import compose, is_local, to_json
+from ichat.backends.engine_argv import ON_ONE_NODE, compose, is_local, to_json
 from ichat.backends.flags import load_catalogue
 from ichat.config.engine import Engine, Word
 from ichat.config.schema import Model
@@ -28,7 +28,8 @@ def to_argv(model: Model, *, accelerator: Literal["cpu", "cuda"], api_key: str |
 def environment(model: Model, accelerator: Literal["cpu", "cuda"]) -> dict[str, str]:  # noqa: ARG001  twin
     """Variables that vLLM's process needs; what the user has set in the environment goes before them."""
     quiet = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-    return quiet | ({"HF_HUB_OFFLINE": "1"} if is_local(model) else {})
+    inside = ON_ONE_NODE | {"VLLM_HOST_IP": "127.0.0.1"} if (model.nnodes or 1) == 1 else {}
+    return quiet | inside | ({"HF_HUB_OFFLINE": "1"} if is_local(model) else {})
 
 
 @cache

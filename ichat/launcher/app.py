@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from ichat.config.schema import Settings
 from ichat.errors import ExitCode
-from ichat.launcher import environment, listeners, run_dir
+from ichat.launcher import environment, host, listeners, run_dir
 from ichat.launcher.board import Board
 from ichat.launcher.descriptors import raise_descriptor_limit
 from ichat.launcher.front import Front, FrontProcess
@@ -46,6 +46,7 @@ class Outside:
 def serve(settings: Settings, outside: Outside) -> ExitCode:
     """Serve until told to stop. IchatError: why it could not go on. Nothing is left behind either way."""
     environment.python_of(settings.models[0])
+    host.check_host(settings.models[0], environment.accelerator_of(settings.models[0]))
     outside.signals.hold()
     if outside.signals.received:
         return ExitCode.OK  # told to leave before there was anything to leave
@@ -111,7 +112,8 @@ class _Launcher:
         front = Front(lambda: FrontProcess(ground, self._sockets), self._board, self._settings)
         supervisors = [Supervisor(front, self._settings), self._supervise_instance(ground)]
         self._board.listen(self._tell_when_ready)
-        for notice in self._outside.notices:
+        model = self._settings.models[0]
+        for notice in (*self._outside.notices, *host.notices(model, environment.accelerator_of(model))):
             log.warning("%s", notice)
         log.info("ichat: listening on %s run_dir=%s", self._address(), self._run_dir.path)
         tasks = [asyncio.create_task(one.run(), name=f"supervise {one.ward.name}") for one in supervisors]

@@ -11,18 +11,18 @@ from typing import Literal
 from ichat.backends import engines
 from ichat.config.schema import Model
 from ichat.errors import ConfigError, Problem
+from ichat.launcher.host import must_do_without_workers, sees_nvidia_device
 
 _OURS = "ICHAT_"
 #: Secrets that only a worker may see: it downloads the model.
 _WORKERS_ONLY = ("HF_TOKEN", "HF_TOKEN_FILE", "HUGGING_FACE_HUB_TOKEN")
-_DEVICES = ("/dev/nvidiactl", "/dev/dxg")
 
 
 def accelerator_of(model: Model) -> Literal["cpu", "cuda"]:
     """``auto`` is cuda where an NVIDIA device is visible."""
     if model.accelerator != "auto":
         return model.accelerator
-    return "cuda" if any(Path(device).exists() for device in _DEVICES) else "cpu"
+    return "cuda" if sees_nvidia_device() else "cpu"
 
 
 def python_of(model: Model) -> str:
@@ -46,12 +46,28 @@ def for_worker(inherited: Mapping[str, str], model: Model, tmp_dir: str) -> dict
     The temporary directory is not for anybody to choose: it is removed with the worker.
     """
     accelerator = accelerator_of(model)
-    ours = {}
+    home = Path(sys.prefix).parent / model.backend
+    ours = _compiler(home) if accelerator == "cuda" else {}
     if accelerator == "cpu":
         # One core is left for the event loops: the threads of OpenMP spin while they wait.
         ours["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) - 1))
+    if model.backend == "sglang" and (model.nnodes or 1) * (model.data_parallel_size or 1) == 1:
+        # SGLang's processes would find each other at a TCP port that torch opens on every address. (Its data-parallel
+        # copies are groups of their own, which one file cannot serve.)
+        ours["SGLANG_DISTRIBUTED_INIT_METHOD_OVERRIDE"] = f"file://{tmp_dir}/rendezvous"
+    if must_do_without_workers(model, accelerator):
+        ours["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     fixed = {"TMPDIR": tmp_dir, "VLLM_RPC_BASE_PATH": tmp_dir, "ICHAT_PDEATHSIG": "1"}
-    return engines.worker_environment(ours | _plain(inherited), model, accelerator) | fixed
+    env = engines.worker_environment(ours | _plain(inherited), model, accelerator) | fixed
+    # Programs that came with the engine, such as the ninja by which it builds kernels.
+    env["PATH"] = f"{home / 'bin'}:{env.get('PATH', os.defpath)}"
+    return env
+
+
+def _compiler(home: Path) -> dict[str, str]:
+    """nvcc of the CUDA that torch is built for comes with the engine, which would look for it elsewhere."""
+    found = sorted(home.glob("lib/python3*/site-packages/nvidia/cu*/bin/nvcc"))
+    return {"CUDA_HOME": str(found[-1].parents[1])} if found else {}
 
 
 def _plain(inherited: Mapping[str, str]) -> dict[str, str]:

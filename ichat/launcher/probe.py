@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ichat.launcher.run_dir import PROBE_SOCKET, choose
+from ichat.launcher.run_dir import CONTAINERS, PROBE_SOCKET, choose
 
 _LIMIT_S = 2.0
 _DEFAULT_PORT = "8000"
@@ -18,13 +18,22 @@ _DEFAULT_PORT = "8000"
 
 def probe_socket(environ: Mapping[str, str]) -> Path:
     """Where an ichat with this environment answers: as the `entrypoint` script finds it, keep the two alike."""
-    port = environ.get("ICHAT_PORT") or environ.get("ICHAT_SERVER__PORT") or _DEFAULT_PORT
+    port = environ.get("ICHAT_PORT") or environ.get("ICHAT_SERVER__PORT")
     setting = environ.get("ICHAT_RUN_DIR") or environ.get("ICHAT_SERVER__RUN_DIR")
-    return choose(setting, port, environ.get("XDG_RUNTIME_DIR")) / PROBE_SOCKET
+    run_dir = choose(setting, port or _DEFAULT_PORT, environ.get("XDG_RUNTIME_DIR"))
+    if not (setting or port or (run_dir / PROBE_SOCKET).is_socket()):
+        # One that runs on a port from the YAML file or the command line; of several none is meant.
+        prefix = run_dir.name.rpartition("-")[0] or run_dir.name
+        others = list(run_dir.parent.glob(f"{prefix}-*/{PROBE_SOCKET}"))
+        if len(others) == 1:
+            return others[0]
+    return run_dir / PROBE_SOCKET
 
 
 def status_command(run_dir: Path, port: int, xdg_runtime_dir: str | None) -> str:
     """What to type, from another terminal without any setting, to be told of the ichat in this directory."""
+    if run_dir == CONTAINERS:
+        return "ichat status"  # in the container: docker exec
     if run_dir == choose(None, _DEFAULT_PORT, xdg_runtime_dir):
         return "./entrypoint status"
     if run_dir == choose(None, port, xdg_runtime_dir):

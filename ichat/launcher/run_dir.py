@@ -13,7 +13,8 @@ from ichat.errors import ConfigError, IchatError, PermissionDeniedError, Problem
 from ichat.launcher.residue import ResidueFile, unlink_shared_memory
 
 PROBE_SOCKET = "ichat.sock"
-_CONTAINERS = Path("/run/ichat")
+#: The image has it, and nobody else should.
+CONTAINERS = Path("/run/ichat")
 _LOCK = "lock"
 _WORKERS = "w"
 #: All that is ever in it: a directory with anything else is somebody's, and would suffer from our cleaning.
@@ -27,8 +28,8 @@ def choose(setting: str | None, port: int | str, xdg_runtime_dir: str | None) ->
     """As the `entrypoint` script does for `ichat health`: keep the two alike."""
     if setting:
         return Path(setting).absolute()
-    if os.access(_CONTAINERS, os.W_OK | os.X_OK):
-        return _CONTAINERS
+    if os.access(CONTAINERS, os.W_OK | os.X_OK):
+        return CONTAINERS
     if xdg_runtime_dir and os.access(xdg_runtime_dir, os.W_OK | os.X_OK):
         return Path(xdg_runtime_dir) / f"ichat-{port}"
     return Path(f"/tmp/ichat-{os.getuid()}-{port}")  # noqa: S108  checked to be ours below
@@ -133,7 +134,7 @@ class RunDir:
         self._empty()
         for name in ("residue.json", "residue.new", _LOCK):
             (self.path / name).unlink(missing_ok=True)
-        if self.path != _CONTAINERS:  # the image's own stays for the next start
+        if self.path != CONTAINERS:  # the image's own stays for the next start
             with contextlib.suppress(OSError):
                 self.path.rmdir()
         os.close(self._lock_fd)

@@ -127,6 +127,21 @@ def test_a_worker_inherits_everything_but_ichats_own_settings() -> None:
     assert int(env["OMP_NUM_THREADS"]) == max(1, len(os.sched_getaffinity(0)) - 1)
 
 
+def test_a_worker_finds_the_programs_and_the_compiler_of_its_engine(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "ichat"))
+    cuda = tmp_path / "vllm" / "lib" / "python3.12" / "site-packages" / "nvidia" / "cu13"
+    (cuda / "bin").mkdir(parents=True)
+    (cuda / "bin" / "nvcc").touch()
+    model = MODEL.model_copy(update={"accelerator": "cuda"})
+    env = environment.for_worker({"PATH": "/bin"}, model, "/t")
+    assert env["PATH"] == f"{tmp_path}/vllm/bin:/bin"
+    assert env["CUDA_HOME"] == str(cuda)
+    assert environment.for_worker({"CUDA_HOME": "/mine"}, model, "/t")["CUDA_HOME"] == "/mine"
+    assert "CUDA_HOME" not in environment.for_worker({}, MODEL, "/t")
+
+
 def test_the_users_number_of_threads_wins() -> None:
     assert environment.for_worker({"OMP_NUM_THREADS": "7"}, MODEL, "/t")["OMP_NUM_THREADS"] == "7"
 
