@@ -4,9 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from building import SetupError, set_up
+from building import SetupError, Site, set_up
 from locking import write_locks
-from recipes import NAMES, ROOT, Recipe, recipes_for
+from recipes import NAMES, ROOT, recipes_for
 from uv import Uv
 
 OK, CANNOT, INTERRUPTED = 0, 69, 130
@@ -35,19 +35,9 @@ def main() -> int:
 def _set_up(arguments: argparse.Namespace) -> None:
     names = [name for name in NAMES if name in arguments.names] or NAMES
     wanted = {name: recipes_for(name, arguments.accelerator) for name in names}
-    for recipe in (recipes[0] for recipes in wanted.values()):
-        _check_python(recipe)
-    if not set_up(arguments.into, wanted, Uv(say), say) and not arguments.quiet:
+    site = Site(arguments.into, arguments.final)
+    if not set_up(site, wanted, Uv(say), say) and not arguments.quiet:
         say(f"{', '.join(names)}: up to date")
-
-
-def _check_python(recipe: Recipe) -> None:
-    if recipe.python not in (None, sys.version_info[:2]):
-        version = ".".join(map(str, recipe.python or ()))
-        raise SetupError(
-            f"{recipe.name}: its lock file for CUDA is for Python {version}, and this is {sys.version.split()[0]}. "
-            f"Install python{version} with its venv module, or set up for the CPU: make setup ACCELERATOR=cpu."
-        )
 
 
 def _parse() -> argparse.Namespace:
@@ -55,6 +45,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("names", nargs="*", choices=(*NAMES, []), help="which ones; all if none is named")
     parser.add_argument("--accelerator", choices=("cpu", "cuda"), default="cpu", help=argparse.SUPPRESS)
     parser.add_argument("--into", type=Path, default=ROOT / ".venvs", help="directory of the environments")
+    parser.add_argument("--for", type=Path, dest="final", help="where they will stand, if they are moved afterwards")
     parser.add_argument("--quiet", action="store_true", help="say nothing when nothing is to be done")
     parser.add_argument("--locks", action="store_true", help="write the lock files instead")
     parser.add_argument("--upgrade", action="store_true", help="with --locks: take newer versions where they fit")

@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -32,7 +33,7 @@ class Installer(Protocol):
         """Raises UnavailableError if what the lock names is not to be had here, SetupError on any other failure."""
 
     def finish(self, environment: Path, final: Path) -> None:
-        """Make its first use fast. `final` is where it will be moved to."""
+        """Make its first use fast. `final` is where it will stand."""
 
 
 Say = Callable[[str], None]
@@ -48,8 +49,21 @@ def is_complete(environment: Path, recipes: Sequence[Recipe]) -> bool:
     return (environment / "bin" / "python").exists() and any(stamp == recipe.stamp() for recipe in recipes)
 
 
-def set_up(into: Path, wanted: dict[str, tuple[Recipe, ...]], installer: Installer, say: Say) -> bool:
+@dataclass(frozen=True)
+class Site:
+    """Where environments are made, and where they will stand when they are used (the image copies them)."""
+
+    into: Path
+    final: Path | None = None
+
+    def of(self, name: str) -> Path:
+        """Where the environment of this name will stand."""
+        return (self.final or self.into) / name
+
+
+def set_up(site: Site, wanted: dict[str, tuple[Recipe, ...]], installer: Installer, say: Say) -> bool:
     """Make what is not complete yet, in the order given. False if there was nothing to do."""
+    into = site.into
     if all(is_complete(into / name, recipes) for name, recipes in wanted.items()):
         return False
     with only_one(into, say):
@@ -58,7 +72,7 @@ def set_up(into: Path, wanted: dict[str, tuple[Recipe, ...]], installer: Install
             if is_complete(into / name, recipes):
                 say(f"{label}: up to date")
             else:
-                _make_best(into, recipes, installer, label, say)
+                _make_best(site, recipes, installer, label, say)
     return True
 
 
@@ -80,10 +94,10 @@ def only_one(directory: Path, say: Say) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _make_best(into: Path, recipes: Sequence[Recipe], installer: Installer, label: str, say: Say) -> None:
+def _make_best(site: Site, recipes: Sequence[Recipe], installer: Installer, label: str, say: Say) -> None:
     for recipe, alternative in zip(recipes, (*recipes[1:], None), strict=True):
         try:
-            _make(into, recipe, installer, label, say)
+            _make(site, recipe, installer, label, say)
         except UnavailableError as error:
             if alternative is None:
                 raise
@@ -95,8 +109,8 @@ def _make_best(into: Path, recipes: Sequence[Recipe], installer: Installer, labe
             return
 
 
-def _make(into: Path, recipe: Recipe, installer: Installer, label: str, say: Say) -> None:
-    started = time.monotonic()
+def _make(site: Site, recipe: Recipe, installer: Installer, label: str, say: Say) -> None:
+    started, into = time.monotonic(), site.into
     building, replaced, final = (into / name for name in (f".new-{recipe.name}", f".old-{recipe.name}", recipe.name))
     for leftover in (building, replaced):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -108,7 +122,7 @@ def _make(into: Path, recipe: Recipe, installer: Installer, label: str, say: Say
     site_packages = next(building.glob("lib/python3*/site-packages"))
     (site_packages / "ichat.pth").write_text(recipe.path_file())
     say(f"{label}: compiling to bytecode")
-    installer.finish(building, final)
+    installer.finish(building, site.of(recipe.name))
     (building / STAMP).write_text(recipe.stamp())
     if final.exists():
         final.rename(replaced)

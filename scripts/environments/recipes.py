@@ -27,8 +27,6 @@ class Recipe:
     needs_bytes: int
     """Free disk space that it takes the first time, downloads included."""
     hooks: tuple[str, ...] = ()
-    python: tuple[int, int] | None = None
-    """The only version that the locks are for; None if they are for all that scripts/setup accepts."""
 
     def path_file(self) -> str:
         """The `.pth` file that puts the checkout on the environment's path and installs its hooks."""
@@ -51,7 +49,7 @@ def recipes_for(name: str, accelerator: str) -> tuple[Recipe, ...]:
     if name in ("ichat", "dev"):
         return (Recipe(name, (LOCKS / f"{name}.txt",), GB // 2),)
     if accelerator == "cuda":
-        return (Recipe(name, (LOCKS / f"{name}-cuda.txt",), 24 * GB, (CHILD_HOOK,), (3, 12)),)
+        return (Recipe(name, (LOCKS / f"{name}-cuda.txt",), 24 * GB, (CHILD_HOOK,)),)
     hooks = (CHILD_HOOK, TORCHVISION_HOOK) if name == "sglang" else (CHILD_HOOK,)
     return (
         Recipe(name, (LOCKS / "torch-cpu.txt", LOCKS / f"{name}-cpu.txt"), 5 * GB, hooks),

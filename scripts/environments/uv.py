@@ -25,6 +25,20 @@ _PYTHON_IS_ELSEWHERE = (
 )
 
 
+def complete_cuda(site_packages: Path) -> None:
+    """Let a linker find the CUDA that comes as Python packages: it looks in `lib64`, for names without a version.
+
+    What the engines compile at run time (FlashInfer, DeepGEMM) is linked against it.
+    """
+    for cuda in site_packages.glob("nvidia/cu[0-9]*"):
+        for library in (cuda / "lib").glob("*.so.*"):
+            plain = library.with_name(f"{library.name.partition('.so.')[0]}.so")
+            if not plain.exists():
+                plain.symlink_to(library.name)
+        if not (cuda / "lib64").exists():
+            (cuda / "lib64").symlink_to("lib")
+
+
 class Uv:
     """Installs from lock files: nothing without a hash, nothing built from source."""
 
@@ -38,6 +52,9 @@ class Uv:
     def install(self, environment: Path, lock: Path) -> None:
         if lock.name == "torch-cpu.txt":
             self._install_cpu_torch(environment, lock)
+        elif "cuda" in lock.name:
+            # A directory of wheels may hold torch's build for the CPU, which uv would take for the same version.
+            self._install(environment, lock, UV_FIND_LINKS="")
         else:
             self._install(environment, lock)
 
@@ -45,9 +62,11 @@ class Uv:
         # Without bytecode every first import costs seconds. The names inside are those of the final place.
         python = str(environment / "bin" / "python")
         library = next(environment.glob("lib/python3*"))
+        complete_cuda(library / "site-packages")
         strip = ("-s", str(environment), "-p", str(final))
-        # Its exit code is useless: some packages hold templates that are not Python.
-        command = [python, "-I", "-m", "compileall", "-qq", "-j", "0", *strip, str(library)]
+        # Its exit code is useless: some packages hold templates that are not Python. Without `site`: the environment's
+        # hooks import ichat, which need not be there yet.
+        command = [python, "-I", "-S", "-m", "compileall", "-qq", "-j", "0", *strip, str(library)]
         subprocess.run(command, check=False, close_fds=False)
 
     def run(self, *arguments: str, **environment: str) -> None:

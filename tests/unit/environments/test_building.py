@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from building import SetupError, UnavailableError, is_complete, set_up
+from building import SetupError, Site, UnavailableError, is_complete, set_up
 from recipes import NAMES, Recipe, recipes_for
+from uv import complete_cuda
 
 Wanted = dict[str, tuple[Recipe, ...]]
 
@@ -38,6 +39,7 @@ class FakeInstaller:
 
     def finish(self, environment: Path, final: Path) -> None:
         self._step(f"finish {final.name}")
+        self.finished_for = final
 
     def _step(self, name: str) -> None:
         if self.error is not None and name.startswith(self.fails_at):
@@ -61,28 +63,36 @@ def snapshot(directory: Path) -> dict[str, int]:
     return {str(path): path.lstat().st_mtime_ns for path in (directory, *directory.rglob("*"))}
 
 
+def test_what_will_be_moved_is_made_for_where_it_will_stand(tmp_path: Path, lock: Path) -> None:
+    installer = FakeInstaller()
+    only = {"a": (Recipe("a", (lock,), needs_bytes=1),)}
+    set_up(Site(tmp_path / "cache", final=Path("/image")), only, installer, lambda line: None)
+    assert (tmp_path / "cache" / "a" / "bin" / "python").exists()
+    assert installer.finished_for == Path("/image/a")
+
+
 def test_what_is_asked_for_is_made_and_said(tmp_path: Path, wanted: Wanted) -> None:
     said: list[str] = []
-    assert set_up(tmp_path / "envs", wanted, FakeInstaller(), said.append) is True
+    assert set_up(Site(tmp_path / "envs"), wanted, FakeInstaller(), said.append) is True
     assert all(is_complete(tmp_path / "envs" / name, recipes) for name, recipes in wanted.items())
     assert said[0] == "[1/2] a: 2 packages"
     assert said[-1].startswith("[2/2] b: ready in ")
 
 
 def test_a_second_run_touches_nothing(tmp_path: Path, wanted: Wanted) -> None:
-    set_up(tmp_path / "envs", wanted, FakeInstaller(), lambda line: None)
+    set_up(Site(tmp_path / "envs"), wanted, FakeInstaller(), lambda line: None)
     before, second = snapshot(tmp_path), FakeInstaller()
-    assert set_up(tmp_path / "envs", wanted, second, lambda line: None) is False
+    assert set_up(Site(tmp_path / "envs"), wanted, second, lambda line: None) is False
     assert second.steps == []
     assert snapshot(tmp_path) == before
 
 
 def test_only_what_changed_is_made_again(tmp_path: Path, wanted: Wanted) -> None:
-    set_up(tmp_path / "envs", wanted, FakeInstaller(), lambda line: None)
+    set_up(Site(tmp_path / "envs"), wanted, FakeInstaller(), lambda line: None)
     other = tmp_path / "b.txt"
     other.write_text("three==3 \\\n    --hash=sha256:33\n")
     second, said = FakeInstaller(), list[str]()
-    set_up(tmp_path / "envs", wanted | {"b": (Recipe("b", (other,), needs_bytes=1),)}, second, said.append)
+    set_up(Site(tmp_path / "envs"), wanted | {"b": (Recipe("b", (other,), needs_bytes=1),)}, second, said.append)
     assert second.steps == ["create .new-b", "install b.txt", "finish b"]
     assert said[0] == "[1/2] a: up to date"
     assert sorted(path.name for path in (tmp_path / "envs").iterdir()) == [".lock", "a", "b"]
@@ -94,21 +104,21 @@ def test_an_interruption_leaves_the_old_environment_whole_and_the_next_run_goes_
     tmp_path: Path, wanted: Wanted, lock: Path, step: str, error: BaseException
 ) -> None:
     envs = tmp_path / "envs"
-    set_up(envs, wanted, FakeInstaller(), lambda line: None)
+    set_up(Site(envs), wanted, FakeInstaller(), lambda line: None)
     old = {name: (envs / name / "a.txt").read_text() for name in wanted}
     lock.write_text("one==2 \\\n    --hash=sha256:44\n")
     with pytest.raises(type(error)):
-        set_up(envs, wanted, FakeInstaller(error, fails_at=step), lambda line: None)
+        set_up(Site(envs), wanted, FakeInstaller(error, fails_at=step), lambda line: None)
     assert {name: (envs / name / "a.txt").read_text() for name in wanted} == old
     assert not any(is_complete(envs / name, recipes) for name, recipes in wanted.items())
 
-    set_up(envs, wanted, FakeInstaller(), lambda line: None)
+    set_up(Site(envs), wanted, FakeInstaller(), lambda line: None)
     assert all(is_complete(envs / name, recipes) for name, recipes in wanted.items())
     assert sorted(path.name for path in envs.iterdir()) == [".lock", "a", "b"]
 
 
 def test_an_environment_whose_python_is_gone_is_made_again(tmp_path: Path, wanted: Wanted) -> None:
-    set_up(tmp_path / "envs", wanted, FakeInstaller(), lambda line: None)
+    set_up(Site(tmp_path / "envs"), wanted, FakeInstaller(), lambda line: None)
     python = tmp_path / "envs" / "a" / "bin" / "python"
     python.unlink()
     python.symlink_to(tmp_path / "gone")
@@ -120,7 +130,7 @@ def test_without_the_first_choice_the_second_is_taken_and_named_with_its_size(tm
     second_lock.write_text("one==1 \\\n    --hash=sha256:11\n")
     recipes = (Recipe("a", (lock,), needs_bytes=1), Recipe("a", (second_lock,), needs_bytes=10**9))
     installer, said = FakeInstaller(UnavailableError("no wheel here."), fails_at="install a.txt"), list[str]()
-    set_up(tmp_path / "envs", {"a": recipes}, installer, said.append)
+    set_up(Site(tmp_path / "envs"), {"a": recipes}, installer, said.append)
     assert installer.steps[-2:] == ["install second.txt", "finish a"]
     assert sum("no wheel here." in line and "needs up to 1 GB" in line for line in said) == 1
     assert is_complete(tmp_path / "envs" / "a", recipes)
@@ -128,13 +138,13 @@ def test_without_the_first_choice_the_second_is_taken_and_named_with_its_size(tm
 
 def test_without_any_choice_the_reason_is_raised(tmp_path: Path, wanted: Wanted) -> None:
     with pytest.raises(UnavailableError, match="no wheel here"):
-        set_up(tmp_path, wanted, FakeInstaller(UnavailableError("no wheel here"), "install"), lambda line: None)
+        set_up(Site(tmp_path), wanted, FakeInstaller(UnavailableError("no wheel here"), "install"), lambda line: None)
 
 
 def test_too_little_space_is_said_before_anything_is_fetched(tmp_path: Path, lock: Path) -> None:
     installer = FakeInstaller()
     with pytest.raises(SetupError, match=r"GB free, and a needs up to 1000000.0 GB. Free some space"):
-        set_up(tmp_path, {"a": (Recipe("a", (lock,), needs_bytes=10**15),)}, installer, lambda line: None)
+        set_up(Site(tmp_path), {"a": (Recipe("a", (lock,), needs_bytes=10**15),)}, installer, lambda line: None)
     assert installer.steps == []
 
 
@@ -146,7 +156,7 @@ def test_two_runs_at_once_do_the_work_once(tmp_path: Path, wanted: Wanted) -> No
             waiting.set()
 
     second = FakeInstaller()
-    other = threading.Thread(target=set_up, args=(tmp_path / "envs", wanted, second, say))
+    other = threading.Thread(target=set_up, args=(Site(tmp_path / "envs"), wanted, second, say))
     is_first = [True]
 
     def start_the_other_run() -> None:
@@ -154,7 +164,7 @@ def test_two_runs_at_once_do_the_work_once(tmp_path: Path, wanted: Wanted) -> No
             other.start()
             assert waiting.wait(10)
 
-    set_up(tmp_path / "envs", wanted, FakeInstaller(on_create=start_the_other_run), lambda line: None)
+    set_up(Site(tmp_path / "envs"), wanted, FakeInstaller(on_create=start_the_other_run), lambda line: None)
     other.join(10)
     assert not other.is_alive()
     assert second.steps == []
@@ -178,7 +188,10 @@ def test_what_a_killed_run_left_at_work_is_waited_for(tmp_path: Path, wanted: Wa
 
     with pytest.raises(KeyboardInterrupt):
         set_up(
-            tmp_path / "envs", wanted, FakeInstaller(KeyboardInterrupt(), "install", leave_an_orphan), lambda line: None
+            Site(tmp_path / "envs"),
+            wanted,
+            FakeInstaller(KeyboardInterrupt(), "install", leave_an_orphan),
+            lambda line: None,
         )
 
     said: list[str] = []
@@ -188,7 +201,7 @@ def test_what_a_killed_run_left_at_work_is_waited_for(tmp_path: Path, wanted: Wa
         if "waiting for it" in line:
             os.write(tell, b"\n")
 
-    set_up(tmp_path / "envs", wanted, FakeInstaller(), say)
+    set_up(Site(tmp_path / "envs"), wanted, FakeInstaller(), say)
     os.waitpid(orphans[0], 0)
     os.close(tell)
     os.close(orphan_may_end)
@@ -219,3 +232,12 @@ def test_only_sglang_on_torch_for_the_cpu_gets_the_torchvision_crutch() -> None:
 def test_every_engine_environment_has_the_child_hook_and_no_other_has(accelerator: str) -> None:
     hooked = {name for name in NAMES if all("child_hook" in r.path_file() for r in recipes_for(name, accelerator))}
     assert hooked == {"vllm", "sglang"}
+
+
+def test_a_linker_finds_the_cuda_that_came_as_packages(tmp_path: Path) -> None:
+    libraries = tmp_path / "nvidia" / "cu13" / "lib"
+    libraries.mkdir(parents=True)
+    (libraries / "libcudart.so.13").touch()
+    complete_cuda(tmp_path)
+    complete_cuda(tmp_path)
+    assert (tmp_path / "nvidia" / "cu13" / "lib64" / "libcudart.so").resolve() == libraries / "libcudart.so.13"
