@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -148,9 +150,52 @@ def test_the_entrypoint_serves_unless_told_otherwise(checkout: Path, argv: tuple
 def test_links_to_the_entrypoint_are_followed(checkout: Path, tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "first").symlink_to(checkout)
-    (tmp_path / "bin" / "ichat").symlink_to("first")
-    done = enter(tmp_path / "bin" / "ichat", "version")
+    (tmp_path / "bin" / "second").symlink_to("first")
+    done = enter(tmp_path / "bin" / "second", "version")
     assert (done.returncode, done.stdout) == (0, "-m ichat version\n")
+
+
+def test_a_link_named_ichat_is_the_command_line_of_ichat(checkout: Path, tmp_path: Path) -> None:
+    """The image has it in its PATH: `docker exec … ichat status`. There a slip of the pen must not become a program."""
+    (tmp_path / "ichat").symlink_to(checkout)
+    for argv in (["status"], ["health", "x"], ["true"], []):
+        done = enter(tmp_path / "ichat", *argv)
+        assert (done.returncode, done.stdout) == (0, " ".join(["-m ichat", *argv]) + "\n")
+    assert enter(tmp_path / "ichat", "health", ICHAT_RUN_DIR=str(tmp_path)).stdout.startswith("not running: ")
+
+
+def test_one_that_runs_on_a_port_from_elsewhere_is_found(checkout: Path) -> None:
+    """HEALTHCHECK knows the environment, and not what the YAML file or the command line says."""
+    from ichat.launcher.probe import probe_socket
+
+    with tempfile.TemporaryDirectory(prefix="ichat-") as runtime:
+        env = {"XDG_RUNTIME_DIR": runtime}
+        with listening(Path(runtime, "ichat-9000")):
+            assert probe_socket(env) == Path(runtime, "ichat-9000", "ichat.sock")
+            assert enter(checkout, "health", **env).stdout == "ready: demo\n"
+            assert "no ichat in" in enter(checkout, "health", ICHAT_PORT="8000", **env).stdout, (
+                "another one was asked for"
+            )
+            with listening(Path(runtime, "ichat-9001")):
+                assert probe_socket(env) == Path(runtime, "ichat-8000", "ichat.sock"), "which of the two?"
+                assert "no ichat in" in enter(checkout, "health", **env).stdout
+
+
+@contextlib.contextmanager
+def listening(run_dir: Path) -> Iterator[None]:
+    """Somebody who answers once that he is ready."""
+    run_dir.mkdir()
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(f"{run_dir}/ichat.sock")
+        sock.listen()
+
+        def answer() -> None:
+            with contextlib.suppress(OSError), sock.accept()[0] as client:
+                client.recv(4096)
+                client.sendall(b"HTTP/1.0 200 OK\r\n\r\nready: demo\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        yield
 
 
 def test_the_words_of_health_arrive_as_they_are_whatever_curl_is_used_to(checkout: Path) -> None:
