@@ -1,6 +1,6 @@
 # `make run` serves the embedded demo model, `make test` runs every test there is; each first sets up what it needs.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check fmt lint type bench flags locks clean
+.PHONY: help setup run test check fmt lint type bench image image-size sbom flags locks bump clean
 MAKEFLAGS += --no-print-directory
 
 BACKEND ?= vllm
@@ -8,7 +8,7 @@ ENGINES ?= vllm sglang
 PORT ?= $(or $(ICHAT_PORT),8000)
 MODEL ?=
 ARGS ?=
-export ACCELERATOR
+export ACCELERATOR ENGINES BASE_IMAGE IMAGE
 
 IN_DEV := .venvs/dev/bin
 # The quick tests first: what they find explains what the slow ones would find.
@@ -16,10 +16,11 @@ TESTS := $(wildcard $(addprefix tests/,unit contract faults engines))
 TESTS += $(filter-out $(TESTS) tests/__pycache__,$(patsubst %/,%,$(wildcard tests/*/)))
 
 help: ## Say what there is to make
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  BACKEND=vllm|sglang  MODEL=path or Hugging Face name  PORT=8000  ARGS='any flag of ichat serve'   for run"
 	@echo "  ENGINES='vllm sglang'  ACCELERATOR=auto|cpu|cuda                                                for setup"
+	@echo "  ENGINES='vllm sglang'  ACCELERATOR=cuda|cpu  BASE_IMAGE=…  IMAGE=ichat:latest                     for image"
 	@echo "  ARGS='any flag of pytest'                                                                       for test"
 
 setup: ## Set up the Python environments under .venvs (ENGINES=vllm for one engine only)
@@ -57,6 +58,16 @@ bench: ## Compare with the engines' own servers (ARGS is passed on)
 	@scripts/setup --quiet
 	@$(IN_DEV)/python -m benchmarks $(ARGS)
 
+image: ## Build the container image (ACCELERATOR=cpu: without a GPU)
+	@scripts/image $(ARGS)
+
+image-size: ## Tell how much of the image both engines share: its size with either engine and with both
+	@scripts/image-size
+
+sbom: ## Write what is in IMAGE to build/sbom.json (CycloneDX)
+	@scripts/setup --quiet dev
+	@$(IN_DEV)/python scripts/sbom.py $(if $(IMAGE),'$(IMAGE)')
+
 flags: ## Write the engines' flags anew, from their own parsers
 	@scripts/setup --quiet vllm sglang
 	@.venvs/vllm/bin/python -m ichat.backends.flags.generate
@@ -65,6 +76,9 @@ flags: ## Write the engines' flags anew, from their own parsers
 locks: ## Resolve requirements/ anew into the lock files (ARGS=--upgrade for newer versions)
 	@scripts/setup --locks $(ARGS)
 
+bump: ## Move to other versions of the engines: make bump VLLM=0.33.0 SGLANG=0.5.22
+	@scripts/bump $(if $(VLLM),vllm=$(VLLM)) $(if $(SGLANG),sglang=$(SGLANG))
+
 clean: ## Remove what was set up or built here; downloads stay in uv's cache
-	rm -rf .venvs .tools .run build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf .venvs .tools .run build docker/inputs/ca.crt docker/inputs/wheels .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

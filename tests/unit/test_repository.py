@@ -12,7 +12,17 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = sorted((ROOT / "ichat").rglob("*.py"))
 TOOLS = sorted((ROOT / "scripts").rglob("*.py"))
-EXECUTABLE = [".ci/run", "entrypoint", "scripts/setup"]
+EXECUTABLE = [
+    ".ci/run",
+    "docker/arrange",
+    "docker/fill-environments",
+    "docker/install-packages",
+    "entrypoint",
+    "scripts/bump",
+    "scripts/image",
+    "scripts/image-size",
+    "scripts/setup",
+]
 # Written apart, so that this file passes its own test.
 MACHINE_PATHS = ["/wo" + "rk/", "/root/.py" + "env", "/tmp" + "/x/", "/opt/" + "wheels", "/opt/" + "pypi"]
 
@@ -28,16 +38,33 @@ def tracked() -> list[Path]:
 
 def test_help_names_every_target_and_every_target_is_phony() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    targets = re.findall(r"^([a-z]+):", makefile, re.M)
+    targets = re.findall(r"^([a-z-]+):", makefile, re.M)
     shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert re.findall(r"^  make ([a-z]+) +\S", shown, re.M) == targets
+    assert re.findall(r"^  make ([a-z-]+) +\S", shown, re.M) == targets
     phony = re.search(r"^\.PHONY: (.*)$", makefile, re.M)
     assert phony is not None
     assert phony[1].split() == targets
 
 
 def test_make_knows_the_promised_targets() -> None:
-    for target in ["run", "test", "help", "setup", "check", "fmt", "lint", "type", "bench", "flags", "locks", "clean"]:
+    for target in [
+        "run",
+        "test",
+        "help",
+        "setup",
+        "check",
+        "fmt",
+        "lint",
+        "type",
+        "bench",
+        "flags",
+        "locks",
+        "clean",
+        "image",
+        "image-size",
+        "sbom",
+        "bump",
+    ]:
         done = subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
 
