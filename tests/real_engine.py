@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import psutil
 
@@ -112,10 +112,21 @@ def held_shared_memory() -> set[str]:
     return held
 
 
+class Served(Protocol):
+    """Who answers on a port of this machine: a launcher, or a container."""
+
+    backend: str
+
+    @property
+    def port(self) -> int: ...
+    @property
+    def headers(self) -> dict[str, str]: ...
+
+
 class Stream(threading.Thread):
     """A streamed completion of so many tokens (0: long enough to be interrupted), and how it ended."""
 
-    def __init__(self, launcher: RealLauncher, tokens: int = 0) -> None:
+    def __init__(self, launcher: Served, tokens: int = 0) -> None:
         super().__init__(daemon=True)
         self._port, self._headers, self._tokens = launcher.port, launcher.headers, tokens or LONG[launcher.backend]
         self.status, self.text, self.ended_at, self.error = 0, b"", 0.0, ""
