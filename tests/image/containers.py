@@ -102,8 +102,10 @@ class Container:
                 found[command.strip()] = int(pid)
         return found
 
-    def pid_of(self, title: str) -> int:
-        return next(pid for command, pid in self.processes().items() if command.startswith(title))
+    def kill(self, title: str) -> None:
+        """SIGKILL to the process of this title, from inside."""
+        pid = next(pid for command, pid in self.processes().items() if command.startswith(title))
+        self.exec("sh", "-c", f"kill -9 {pid}")
 
     # ---- waiting ----------------------------------------------------------------------------------------------
 
@@ -116,13 +118,18 @@ class Container:
         return value
 
     def wait_healthy(self, limit_s: float = 120) -> Self:
-        self.wait_for(lambda: self.health == "healthy", limit_s)
+        self.wait_for(lambda: self._is("healthy", lambda: self.health == "healthy"), limit_s)
         return self
 
     def wait_ready(self, limit_s: float = 120) -> Self:
         """Ready by its own word, which Docker repeats at the next probe."""
-        self.wait_for(lambda: self.words().startswith("ready"), limit_s)
+        self.wait_for(lambda: self._is("ready", lambda: self.words().startswith("ready")), limit_s)
         return self
+
+    def _is(self, wanted: str, condition: Callable[[], bool]) -> bool:
+        """AssertionError when it has ended for good instead."""
+        assert self.state["Status"] != "exited", f"ended before it was {wanted}; the log says:\n{self.logs()[-4000:]}"
+        return condition()
 
     def stop(self, grace_s: int = 40) -> tuple[int, float]:
         """`docker stop`: the exit code, and the seconds it took."""

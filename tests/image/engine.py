@@ -64,7 +64,12 @@ def _install_what_is_missing() -> None:
     subprocess.run(["apt-get", "update", "-qq"], capture_output=True, check=True)
     # iptables is only recommended by the package, and containers have no network without it.
     wanted = [*missing, "iptables"]
-    subprocess.run(["apt-get", "install", "-qq", "--yes", "--no-install-recommends", *wanted], env=env, capture_output=True, check=True)
+    subprocess.run(
+        ["apt-get", "install", "-qq", "--yes", "--no-install-recommends", *wanted],
+        env=env,
+        capture_output=True,
+        check=True,
+    )
 
 
 def _wait_for(daemon: subprocess.Popen[bytes], log: Path) -> None:

@@ -89,9 +89,11 @@ def test_several_processes_of_vllm_are_refused_without_the_shared_memory_they_ne
     assert "--shm-size" in error_lines(err)[0]
 
 
-def test_a_cache_that_cannot_be_written_is_no_reason_not_to_answer(tmp_path: Path) -> None:
-    """Any uid with group 0 may write everywhere it must; a uid of another group may at least ask."""
-    assert run_once("--user", "123456:654321", argv=("version",))[0] == 0
+def test_a_cache_that_cannot_be_written_is_told_with_its_path() -> None:
+    """Any uid with group 0 may write everywhere it must; one of another group needs a cache of its own."""
+    code, _, err = run_once("--user", "123456:654321")
+    assert code == 77
+    assert "/cache/" in error_lines(err)[-1]
 
 
 def test_the_first_lines_of_help_need_no_engine() -> None:

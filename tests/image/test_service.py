@@ -74,7 +74,10 @@ def test_a_mounted_file_configures_it_and_its_health_is_found(model: Path, tmp_p
     )
     (tmp_path / "configs.yaml").chmod(0o644)
     mounts = ("--volume", f"{model}:/models/own:ro", "--volume", f"{tmp_path}/configs.yaml:/etc/ichat/configs.yaml:ro")
-    with Container(*mounts, "--user", "4321:4321", port=9100) as it:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache").chmod(0o777)
+    # A user of no group that the image knows: nothing is writable but what is mounted so.
+    with Container(*mounts, "--volume", f"{tmp_path}/cache:/cache", "--user", "4321:4321", port=9100) as it:
         it.wait_healthy()
         assert "ichat" in it.chat(WHO, model="mine")
         assert it.words() == "ready: mine"

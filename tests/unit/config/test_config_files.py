@@ -15,7 +15,9 @@ from ichat.config.settings_file import read_file
 CONFIGS = ROOT / "configs"
 
 
-@pytest.mark.parametrize("path", ["configs/configs.yaml", "configs/configs.schema.json", "docs/configuration.md", "docs/docker.md"])
+@pytest.mark.parametrize(
+    "path", ["configs/configs.yaml", "configs/configs.schema.json", "docs/configuration.md", "docs/docker.md"]
+)
 def test_what_is_generated_is_up_to_date(path):
     assert (ROOT / path).read_text("utf-8") == render()[path], "run `python -m ichat.backends.reference`"
 
