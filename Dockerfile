@@ -66,7 +66,9 @@ ENV PATH=/opt/ichat/bin:${PATH} \
 
 # What a model runs on unless it says otherwise; `auto` would take a container without its GPU for one on the CPU.
 ARG ACCELERATOR=cuda
-ENV ICHAT_DEFAULTS__ACCELERATOR=${ACCELERATOR}
+# Of an image with one engine: that engine. Empty counts as not set.
+ARG DEFAULT_BACKEND=
+ENV ICHAT_DEFAULTS__ACCELERATOR=${ACCELERATOR} ICHAT_DEFAULTS__BACKEND=${DEFAULT_BACKEND}
 
 ARG ICHAT_VERSION=0.1.0
 ARG VLLM_VERSION=0.32.0

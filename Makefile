@@ -66,7 +66,7 @@ image-size: ## Tell how much of the image both engines share: its size with eith
 
 sbom: ## Write what is in IMAGE to build/sbom.json (CycloneDX)
 	@scripts/setup --quiet dev
-	@$(IN_DEV)/python scripts/sbom.py $(if $(IMAGE),'$(IMAGE)')
+	@$(IN_DEV)/python scripts/sbom.py '$(or $(IMAGE),$(if $(filter cpu,$(ACCELERATOR)),ichat:cpu,ichat:latest))'
 
 flags: ## Write the engines' flags anew, from their own parsers
 	@scripts/setup --quiet vllm sglang
@@ -80,5 +80,5 @@ bump: ## Move to other versions of the engines: make bump VLLM=0.33.0 SGLANG=0.5
 	@scripts/bump $(if $(VLLM),vllm=$(VLLM)) $(if $(SGLANG),sglang=$(SGLANG))
 
 clean: ## Remove what was set up or built here; downloads stay in uv's cache
-	rm -rf .venvs .tools .run build docker/inputs/ca.crt docker/inputs/wheels .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf .venvs .tools .run build docker/inputs/ca.crt docker/inputs/pip.conf docker/inputs/wheels .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -15,7 +15,7 @@ VARIABLE = "ICHAT_MODELS"
 def select_models(models: Mapping[str, Given], given: Given | None) -> tuple[dict[str, Given], list[Problem]]:
     """The models that are named, in the file's order; all of them when nothing is said, or when a name is wrong.
 
-    What is not named is not looked at any further: its path may exist in another container only.
+    What is not named is not resolved any further: its path may exist in another container only.
     """
     if given is None:
         return dict(models), []

@@ -31,7 +31,8 @@ def python_of(model: Model) -> str:
         return sys.executable
     python = Path(sys.prefix).parent / model.backend / "bin" / "python"
     if not python.exists():
-        what = f"the environment of {model.backend} is missing ({python}). Run `make setup`."
+        way_out = "Run `make setup`, or build the image with it (ENGINES)."
+        what = f"the environment of {model.backend} is missing ({python}). {way_out}"
         raise ConfigError([Problem("E-ENV-MISSING", f"models.{model.name}.backend:", what)])
     return str(python)
 

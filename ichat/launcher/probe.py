@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shlex
 import socket
 from collections.abc import Mapping
@@ -25,7 +26,7 @@ def probe_socket(environ: Mapping[str, str]) -> Path:
         # One that runs on a port from the YAML file or the command line; of several none is meant.
         prefix = run_dir.name.rpartition("-")[0] or run_dir.name
         others = list(run_dir.parent.glob(f"{prefix}-*/{PROBE_SOCKET}"))
-        if len(others) == 1:
+        if len(others) == 1 and others[0].lstat().st_uid == os.geteuid():
             return others[0]
     return run_dir / PROBE_SOCKET
 

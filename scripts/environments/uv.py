@@ -13,6 +13,8 @@ from building import Say, SetupError, UnavailableError, only_one
 from recipes import LOCKS, ROOT
 
 TOOLS = ROOT / ".tools"
+#: Where Debian, Ubuntu and the NVIDIA Container Toolkit put it; only there on a machine with a GPU.
+DRIVER_LIBRARY = "/usr/lib/x86_64-linux-gnu/libcuda.so.1"
 # The lines of uv that tell a waiting person what it waits for: downloads of 10 MiB and more.
 BIG_DOWNLOAD = re.compile(r"\s*(Downloading \S+ \((?:\d{2,}\.\d+MiB|[\d.]+GiB)\))")
 _PYTHON_IS_ELSEWHERE = (
@@ -37,6 +39,10 @@ def complete_cuda(site_packages: Path) -> None:
                 plain.symlink_to(library.name)
         if not (cuda / "lib64").exists():
             (cuda / "lib64").symlink_to("lib")
+        # The driver's library comes with the driver, which has no name without a version either.
+        (cuda / "lib" / "stubs").mkdir(exist_ok=True)
+        if not (stub := cuda / "lib" / "stubs" / "libcuda.so").is_symlink():
+            stub.symlink_to(DRIVER_LIBRARY)
 
 
 class Uv:

@@ -38,10 +38,11 @@ def answers() -> bool:
 def running_engine() -> Iterator[None]:
     """Use the engine that answers; else install and start Debian's, and stop it in the end."""
     if shutil.which("docker") and answers():
-        _install_what_is_missing()
+        # Its own client and daemon stay as they are.
+        _install_what_is_missing({"docker-compose": "docker-compose", "debootstrap": "debootstrap"})
         yield
         return
-    _install_what_is_missing()
+    _install_what_is_missing({"dockerd": "docker.io", "docker-compose": "docker-compose", "debootstrap": "debootstrap"})
     log = Path(tempfile.mkdtemp(prefix="ichat-dockerd-")) / "log"
     with log.open("wb") as opened:
         daemon = subprocess.Popen(["dockerd"], stdout=opened, stderr=opened, process_group=0)
@@ -53,8 +54,7 @@ def running_engine() -> Iterator[None]:
         daemon.wait(30)
 
 
-def _install_what_is_missing() -> None:
-    programs = {"dockerd": "docker.io", "docker-compose": "docker-compose", "debootstrap": "debootstrap"}
+def _install_what_is_missing(programs: dict[str, str]) -> None:
     missing = [package for program, package in programs.items() if not shutil.which(program)]
     if not missing:
         return

@@ -16,16 +16,12 @@ from pytest_docker.plugin import Services, get_docker_services
 from tests.image.containers import Container
 from tests.image.engine import IMAGE, ROOT, docker
 
-PROFILES = ["gpu", "cpu", "vllm", "sglang", "multi", "monitoring"]
 
-
-@pytest.mark.parametrize("profile", PROFILES)
-def test_docker_compose_accepts_it(profile: str) -> None:
-    done = subprocess.run(
-        ["docker-compose", "--profile", profile, "config"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+@pytest.mark.parametrize("asked", ["config", "ps"])
+def test_docker_compose_accepts_it_as_it_is(asked: str) -> None:
+    """1.29, with everything that GPUs need; `ps` makes all services, `config` only prints them."""
+    done = subprocess.run(["docker-compose", asked], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert yaml.safe_load(done.stdout)["services"]
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from tests.image.containers import Container, error_lines
@@ -62,6 +64,22 @@ def test_a_container_that_is_too_small_is_told_in_words() -> None:
         line = error_lines(it.logs())[-1]
     assert "OOM killer" in line
     assert "limit 0.4 GiB" in line
+
+
+def test_what_one_user_has_cached_another_goes_on_with() -> None:
+    """Any uid with group 0, on the same volume."""
+    volume = f"ichat-test-{os.getpid()}"
+    try:
+        for user in ("10001:0", "123456:0"):
+            with Container("--volume", f"{volume}:/cache", "--user", user) as it:
+                it.wait_ready()
+                it.exec(
+                    "sh",
+                    "-c",
+                    "umask 002; for d in $(find /cache -type d); do : > $d/.probe && rm $d/.probe || exit 1; done",
+                )
+    finally:
+        docker("volume", "rm", "--force", volume)
 
 
 def test_a_restart_of_the_container_starts_from_nothing() -> None:

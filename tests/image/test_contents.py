@@ -80,9 +80,12 @@ for root, folders, names in os.walk("/"):
             if status.st_mode & 0o6000:
                 setuid.append(path)
             place = next((e for e in ("vllm", "sglang") if path.startswith(f"/opt/ichat/{e}/")), "rest")
-            size, places = seen.setdefault(status.st_ino, (status.st_blocks * 512, set()))
+            size, places = seen.setdefault((status.st_dev, status.st_ino), (status.st_blocks * 512, set()))
             places.add(place)
         if not stat.S_ISLNK(status.st_mode) and status.st_mode & 0o002 and not status.st_mode & stat.S_ISVTX:
+            writable.append(path)
+        ours = path.startswith(("/cache", "/run/ichat"))
+        if status.st_gid == 0 and status.st_mode & 0o020 and not ours and not stat.S_ISLNK(status.st_mode):
             writable.append(path)
         if path.startswith("/opt/ichat/") and (status.st_uid or status.st_mode & 0o022) and not stat.S_ISLNK(status.st_mode):
             writable.append(path)

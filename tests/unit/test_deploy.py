@@ -57,6 +57,13 @@ def test_no_frontend_image_is_needed() -> None:
     assert "# syntax=" not in (ROOT / "Dockerfile").read_text()
 
 
+def test_the_page_names_every_port_that_the_image_declares() -> None:
+    declared = re.findall(r"^EXPOSE (\d+)$", (ROOT / "Dockerfile").read_text(), re.M)
+    page = (ROOT / "docs" / "docker.md").read_text()
+    assert [port for port in declared if f"| {port}/tcp |" not in page] == []
+    assert declared == re.findall(r"^\| (\d+)/tcp \|", page, re.M)
+
+
 # ---- Compose --------------------------------------------------------------------------------------------------
 
 
@@ -81,6 +88,12 @@ def test_a_service_has_no_more_rights_than_it_needs(name: str) -> None:
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert service["tmpfs"] == ["/tmp", "/run/ichat"]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_service_is_handed_the_key_of_the_shell(name: str) -> None:
+    """Without it a service that was meant to have a key would answer everybody."""
+    assert {"ICHAT_API_KEY", "HF_TOKEN"} <= set(OURS[name]["environment"])
 
 
 def test_each_profile_is_offered_and_one_is_the_default() -> None:
