@@ -84,8 +84,8 @@ for root, folders, names in os.walk("/"):
             places.add(place)
         if not stat.S_ISLNK(status.st_mode) and status.st_mode & 0o002 and not status.st_mode & stat.S_ISVTX:
             writable.append(path)
-        ours = path.startswith(("/cache", "/run/ichat"))
-        if status.st_gid == 0 and status.st_mode & 0o020 and not ours and not stat.S_ISLNK(status.st_mode):
+        meant = path.startswith(("/cache", "/run/ichat")) or status.st_mode & stat.S_ISVTX
+        if status.st_gid == 0 and status.st_mode & 0o020 and not meant and not stat.S_ISLNK(status.st_mode):
             writable.append(path)
         if path.startswith("/opt/ichat/") and (status.st_uid or status.st_mode & 0o022) and not stat.S_ISLNK(status.st_mode):
             writable.append(path)

@@ -70,6 +70,8 @@ def test_the_page_names_every_port_that_the_image_declares() -> None:
 def test_the_compose_file_fits_the_compose_specification() -> None:
     """Which Compose v2 implements; for 1.29 tests/image asks docker-compose itself."""
     text = (ROOT / "docker-compose.yml").read_text()
+    # The specification has it, this library of May 2026 not yet.
+    text = text.replace("restart: on-failure:5", "restart: on-failure")
     with_defaults = yaml.safe_dump(yaml.safe_load(re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)))
     PyCompose.from_yaml(with_defaults)
     with pytest.raises(ValueError, match="red_only"):
