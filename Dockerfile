@@ -64,6 +64,10 @@ ENV PATH=/opt/ichat/bin:${PATH} \
     DG_JIT_CACHE_DIR=/cache/deep_gemm SGLANG_DG_CACHE_DIR=/cache/deep_gemm \
     TILELANG_CACHE_DIR=/cache/tilelang CUDA_CACHE_PATH=/cache/nv
 
+# The engines bring the CUDA they were built with: an older one in the base must not go before it. Where a cloud mounts
+# the driver here (GKE), it is found.
+ENV LD_LIBRARY_PATH=/usr/local/nvidia/lib64
+
 # What a model runs on unless it says otherwise; `auto` would take a container without its GPU for one on the CPU.
 ARG ACCELERATOR=cuda
 # Of an image with one engine: that engine. Empty counts as not set.
