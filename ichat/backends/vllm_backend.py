@@ -184,6 +184,9 @@ class VLLMBackend(BaseBackend):
         return int(self._engine.get_num_unfinished_requests()) if self._engine is not None else 0
 
     async def stop_engine(self) -> None:
+        # It would take the engine's leaving for its death, and tell that as an error with a traceback.
+        if (handler := self._engine.output_handler) is not None:
+            handler.cancel()
         # Without a timeout EngineCore is killed at once and leaks its shared memory.
         await asyncio.to_thread(self._engine.shutdown, self.timeouts.stop_s)
 
