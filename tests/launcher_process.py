@@ -103,15 +103,7 @@ class Launcher:
 
     def get(self, path: str, *, timeout_s: float = 5) -> tuple[int, str]:
         """(status, body) of the public port; (0, why) when there is no answer."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout_s)
-        try:
-            connection.request("GET", path)
-            answer = connection.getresponse()
-            return answer.status, answer.read().decode()
-        except (OSError, http.client.HTTPException) as error:
-            return 0, repr(error)
-        finally:
-            connection.close()
+        return ask(self.port, "GET", path, timeout_s=timeout_s)
 
     def probe(self, path: str) -> tuple[int, str]:
         """The same from the launcher's probe socket."""
@@ -198,6 +190,27 @@ class Launcher:
         self.wait_for(lambda: not self.survivors(), limit_s)
         assert not self.run_dir.exists(), list(self.run_dir.rglob("*"))
         assert not list(self.tmp.iterdir())
+
+
+def ask(
+    port: int,
+    method: str,
+    path: str,
+    body: str | None = None,
+    headers: dict[str, str] | None = None,
+    *,
+    timeout_s: float = 60,
+) -> tuple[int, str]:
+    """(status, body) of one request to this machine; (0, why) when there is no answer."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_s)
+    try:
+        connection.request(method, path, body, headers or {})
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+    except (OSError, http.client.HTTPException) as error:
+        return 0, repr(error)
+    finally:
+        connection.close()
 
 
 def living() -> Iterator[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import subprocess
 import time
@@ -10,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, Self
 
 from tests.image.engine import IMAGE, docker
+from tests.launcher_process import ask
 
 #: How an orchestrator that trusts nobody runs it: any uid, nothing writable but two tmpfs, no rights, no network.
 HARDENED = (
@@ -74,15 +74,7 @@ class Container:
 
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, str]:
         """(status, body) of the published port; (0, why) when nobody answers."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        try:
-            connection.request(method, path, None if body is None else json.dumps(body), self.headers | headers)
-            answer = connection.getresponse()
-            return answer.status, answer.read().decode()
-        except (OSError, http.client.HTTPException) as error:
-            return 0, repr(error)
-        finally:
-            connection.close()
+        return ask(self.port, method, path, None if body is None else json.dumps(body), self.headers | headers)
 
     def chat(self, question: str, model: str = "demo", **headers: str) -> str:
         """The answer of the model; AssertionError when there is none."""
