@@ -10,14 +10,16 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
+_SECRETS = dict[str, SecretStr]
 HIDDEN_CHOICES = {"fake"}  # for tests only, not to be recommended
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What a setting holds. ``tokens`` is a whole number that may end in k; ``texts`` a mapping to texts."""
+    """What a setting holds. ``tokens`` is a whole number that may end in k; ``texts`` a mapping to texts; ``gpus`` a
+    number of GPUs or lists of their ids."""
 
-    word: Literal["int", "tokens", "float", "bool", "text", "list", "mapping", "texts"]
+    word: Literal["int", "tokens", "float", "bool", "text", "list", "mapping", "texts", "gpus"]
     is_optional: bool
     is_secret: bool
     expected: str  # "a whole number from 0 to 65535"
@@ -42,9 +44,9 @@ def _kind(name: str, info: FieldInfo) -> Kind:
     word: Any = "text"
     if get_origin(base) is not Literal and base is not SecretStr:
         words = {int: "int", float: "float", bool: "bool", str: "text", tuple: "list", dict: "mapping"}
-        word = "texts" if base == dict[str, str] else words[get_origin(base) or base]
-    word = "tokens" if name == "context_length" else word
-    return Kind(word, is_optional, base is SecretStr, _expected(name, word, base, bounds))
+        word = "texts" if base in (dict[str, str], _SECRETS) else words[get_origin(base) or base]
+    word = {"context_length": "tokens", "gpus": "gpus"}.get(name, word)
+    return Kind(word, is_optional, base in (SecretStr, _SECRETS), _expected(name, word, base, bounds))
 
 
 def _unfold(annotation: Any) -> tuple[list[Any], list[Any]]:
@@ -73,6 +75,7 @@ def _expected(name: str, word: str, base: Any, bounds: list[Any]) -> str:
         "mapping": "a mapping",
         "texts": "a mapping of names to texts",
         "text": "text",
+        "gpus": "a number of GPUs or a list of lists of their ids",
     }
     if any(getattr(b, "pattern", None) for b in _flat(bounds)):
         return "a name (letters, digits and . _ / : -, beginning with a letter or digit)"

@@ -9,6 +9,7 @@ from pydantic import (
     ConfigDict,
     Field,
     NonNegativeFloat,
+    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     SecretStr,
@@ -18,6 +19,7 @@ from pydantic import (
 BackendName = Literal["vllm", "sglang", "fake"]
 Accelerator = Literal["auto", "cpu", "cuda"]
 StartMethod = Literal["auto", "fork", "spawn"]
+Rollout = Literal["auto", "surge", "hold"]
 LogLevel = Literal["debug", "info", "warning", "error", "critical"]
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}$")]
 
@@ -37,6 +39,12 @@ class Timeouts(Schema):
     )
     drain_s: PositiveFloat = Field(
         30, description="after SIGTERM, linger included: requests may finish until then (ICHAT_DRAIN_SECONDS)"
+    )
+    hold_s: NonNegativeFloat = Field(
+        30, description="a request may wait so long for a model that loads or restarts; then 503 (0: at once)"
+    )
+    rollout_hold_s: NonNegativeFloat = Field(
+        300, description="the same while a changed model is stopped and started again by a reload (rollout: hold)"
     )
     stop_s: PositiveFloat = Field(5, description="after the drain: the engine may leave by itself before it is killed")
     probe_every_s: PositiveFloat = Field(5, description="between two probes through the engine and back")
@@ -58,6 +66,13 @@ class Timeouts(Schema):
     write_stall_s: PositiveFloat = Field(60, description="a client that reads nothing for so long is cut off")
     sweep_every_s: PositiveFloat = Field(0.5, description="how often the front looks for connections out of time")
     retry_after_s: PositiveInt = Field(2, description="the Retry-After of a 503")
+    watch_every_s: PositiveFloat = Field(1, description="how often the configuration file is looked at (reload.watch)")
+    settle_s: NonNegativeFloat = Field(
+        0.5, description="a changed configuration file is read when it has not changed since"
+    )
+    control_s: PositiveFloat = Field(600, description="an engine may take so long for a command of the admin port")
+    gateway_every_s: PositiveFloat = Field(5, description="how often the gateway is asked whether it still knows us")
+    gateway_limit_s: PositiveFloat = Field(5, description="one request to the gateway may take so long")
 
 
 class Limits(Schema):
@@ -67,6 +82,9 @@ class Limits(Schema):
     header_bytes: PositiveInt = Field(64 * 1024, description="all headers of a request together; beyond it 431")
     header_count: PositiveInt = Field(100, description="most headers of a request; beyond it 431")
     body_bytes: PositiveInt = Field(64 * 1024 * 1024, description="largest request body; beyond it 413")
+    bodies_bytes: PositiveInt = Field(
+        1024 * 1024 * 1024, description="all request bodies that are held at once; beyond it 503"
+    )
     connections: PositiveInt = Field(10_000, description="most client connections; beyond it 503")
 
 
@@ -76,9 +94,45 @@ class Server(Schema):
     host: str = Field("0.0.0.0", description="address the public port listens on")  # noqa: S104  a container's port
     port: int = Field(8000, ge=0, le=65535, description="the public port; 0 takes a free one")
     api_key: SecretStr | None = Field(None, description="clients must send it as `Authorization: Bearer …`")
+    api_keys: dict[str, SecretStr] = Field(
+        {}, description="further keys by name: {alice: …}; requests are counted by it"
+    )
+    api_key_files: dict[str, str] = Field({}, description="the same from files: {bob: /run/secrets/bob}")
+    tls_cert_file: str | None = Field(None, description="certificate chain (PEM): the public port speaks HTTPS")
+    tls_key_file: str | None = Field(None, description="private key (PEM) of the certificate")
     run_dir: str | None = Field(None, description="where sockets and temporary files live; removed at the end")
     log_format: Literal["text", "json"] = Field("text", description="the form of ichat's own log lines")
     limits: Limits = Limits()
+
+
+class Front(Schema):
+    """The process that owns the public port."""
+
+    processes: Annotated[int, Field(ge=1, le=64)] = Field(1, description="more than one when one core is not enough")
+
+
+class Admin(Schema):
+    """The admin port: it is opened only where a token is set."""
+
+    host: str = Field("127.0.0.1", description="address the admin port listens on")
+    port: int = Field(8001, ge=0, le=65535, description="the admin port; 0 takes a free one")
+    token: SecretStr | None = Field(None, description="who controls ichat must send it as `Authorization: Bearer …`")
+
+
+class Reload(Schema):
+    """How a changed configuration file takes effect without a restart."""
+
+    watch: bool = Field(False, description="reload when the file changes; else by `ichat reload` or SIGHUP only")
+
+
+class Gateway(Schema):
+    """A router in front of several containers, which ichat registers with (smg's worker API)."""
+
+    address: str | None = Field(None, description="its URL: http://router:30000")
+    advertise: str | None = Field(
+        None, description="the URL under which it reaches us; default http://<our address>:<port>"
+    )
+    api_key: SecretStr | None = Field(None, description="the gateway's own key, sent as `Authorization: Bearer …`")
 
 
 class Restarts(Schema):
@@ -135,7 +189,26 @@ class ModelSettings(Unified):
     """One model as written under `models:` (and `defaults:`, which has the same keys)."""
 
     backend: BackendName | None = Field(None, description="vllm or sglang; default vllm")
+    aliases: tuple[ModelName, ...] = Field((), description="further names that clients may ask for")
     instances: PositiveInt = Field(1, description="workers of this model")
+    gpus: int | tuple[Any, ...] | None = Field(
+        None, description="of each instance: how many (1), or which: [[0], [1]], one list an instance"
+    )
+    limit_concurrent: PositiveInt | None = Field(
+        None, description="requests of this model in flight; more of them wait"
+    )
+    limit_queued: NonNegativeInt = Field(256, description="requests that may wait for this model; beyond it 503")
+    limit_body_bytes: PositiveInt | None = Field(None, description="largest body for this model; beyond it 413")
+    limit_n: PositiveInt | None = Field(None, description="largest `n` (and `best_of`) of a request; beyond it 400")
+    limit_max_tokens: PositiveInt | None = Field(None, description="largest `max_tokens` of a request; beyond it 400")
+    start_s: PositiveFloat | None = Field(None, description="instead of timeouts.start_s")
+    drain_s: PositiveFloat | None = Field(
+        None, description="instead of timeouts.drain_s, where an instance is replaced"
+    )
+    hold_s: NonNegativeFloat | None = Field(None, description="instead of timeouts.hold_s")
+    rollout: Rollout = Field(
+        "auto", description="how a reload replaces an instance: surge (beside the old one), hold (after it), auto"
+    )
     engine_args: dict[str, Any] = Field(
         {}, description="any flag of the model's engine, in its own words: {enforce-eager: true}"
     )
@@ -160,11 +233,20 @@ class Model(ModelSettings):
     def served_name(self) -> str:
         return self.served_model_name or self.name
 
+    @property
+    def served_names(self) -> tuple[str, ...]:
+        """Every name that a request may ask for, the first one first."""
+        return (self.served_name, *self.aliases)
+
 
 class Settings(Schema):
     """All that the launcher needs to know, checked."""
 
     server: Server = Server()
+    front: Front = Front()
+    admin: Admin = Admin()
+    reload: Reload = Reload()
+    gateway: Gateway = Gateway()
     timeouts: Timeouts = Timeouts()
     restarts: Restarts = Restarts()
     models: tuple[Model, ...]

@@ -17,7 +17,14 @@ from ichat.errors import ExitCode, Problem
 #: The configuration of the image; read when nobody names another.
 DEFAULT_FILE = Path("/etc/ichat/configs.yaml")
 #: Variables whose value may also stand in a file, named by the variable with _FILE at its end.
-SECRETS = ("ICHAT_API_KEY", "ICHAT_SERVER__API_KEY", "HF_TOKEN")
+SECRETS = (
+    "ICHAT_API_KEY",
+    "ICHAT_SERVER__API_KEY",
+    "ICHAT_ADMIN_TOKEN",
+    "ICHAT_ADMIN__TOKEN",
+    "ICHAT_GATEWAY__API_KEY",
+    "HF_TOKEN",
+)
 SECRET_LIMIT_BYTES = 64 * 1024
 #: Outside names that are read beside those that begin with ICHAT_.
 FOREIGN = ("HF_TOKEN", "MODEL_ID", "HF_MODEL_ID")

@@ -113,7 +113,7 @@ def _from_words(kind: Kind, raw: str | list[str] | bool) -> Any:
         return raw
     text = raw if isinstance(raw, str) else " ".join(raw)
     readers: dict[str, Any] = {"int": _int, "float": _float, "bool": _bool, "list": _list, "tokens": _tokens}
-    readers |= {"mapping": _mapping, "texts": _mapping}
+    readers |= {"mapping": _mapping, "texts": _mapping, "gpus": _gpus}
     value = readers[kind.word](text) if kind.word in readers else (text or None)
     if value is None:
         # A broken mapping is not shown: what is secret in it could not be told.
@@ -152,6 +152,10 @@ def _list(text: str) -> list[Any] | None:
         return None
 
 
+def _gpus(text: str) -> int | list[Any] | None:
+    return _int(text) if not text.lstrip().startswith("[") else _list(text)
+
+
 def _mapping(text: str) -> dict[str, Any] | None:
     found: dict[str, Any] | None = _json(text, dict)
     return found
@@ -168,7 +172,7 @@ def _json(text: str, kind: type[Any]) -> Any:
 def _from_node(kind: Kind, node: Node) -> Any:
     if isinstance(node, Scalar):
         return _from_scalar(kind, node)
-    wanted: Any = {"list": Sequence, "mapping": Mapping, "texts": Mapping}.get(kind.word, ())
+    wanted: Any = {"list": Sequence, "mapping": Mapping, "texts": Mapping, "gpus": Sequence}.get(kind.word, ())
     if not isinstance(node, wanted):
         raise _unfit(kind, node.literal)
     return _texts(node) if kind.word == "texts" else plain(node)
@@ -191,7 +195,9 @@ def _from_scalar(kind: Kind, node: Scalar) -> Any:
     value = None if node.is_trap else node.value
     if kind.word == "tokens" and isinstance(value, str) and not node.is_quoted:
         value = _tokens(value)
-    wanted: Any = {"int": int, "tokens": int, "float": (int, float), "bool": bool, "text": str}.get(kind.word, ())
+    wanted: Any = {"int": int, "tokens": int, "gpus": int, "float": (int, float), "bool": bool, "text": str}.get(
+        kind.word, ()
+    )
     is_bool_for_number = isinstance(value, bool) and kind.word != "bool"
     if value is None or not isinstance(value, wanted) or is_bool_for_number or value == "":
         raise WrongValueError(f"{str(_unfit(kind, node.literal)).removesuffix('.')}{_advice(kind, node)}.")

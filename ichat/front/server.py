@@ -46,7 +46,9 @@ class Front:
         self._channel = channel
         self._traffic = Traffic()
         self._table = RoutingTable(timeouts, channel.send)
-        self._reception = Reception(limits, timeouts, Keyring(start.api_keys), self._table, self._traffic)
+        self._reception = Reception(
+            limits, timeouts, Keyring(list(start.api_keys.values())), self._table, self._traffic
+        )
         self._reception.connection_limit = _affordable(limits.connections)
         self._load_told = 0
         self._lost_before: int | None = None  # requests that workers had lost before the withdrawal

@@ -33,6 +33,7 @@ def decode(line: bytes) -> Message:
             messages.RouteModel(**model | {"instances": [messages.Instance(**one) for one in model["instances"]]})
             for model in fields["models"]
         ]
+        fields["others"] = [messages.Instance(**one) for one in fields["others"]]
     message: Message = kind(**fields)
     return message
 

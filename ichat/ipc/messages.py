@@ -6,7 +6,7 @@ always of one version, since the launcher starts the others from its own tree; a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 #: What a worker does until it is ready, in this order.
@@ -58,6 +58,15 @@ class StartWorker:
     log_format: str = "text"  # of ichat's own lines, as server.log_format
 
 
+@dataclass(frozen=True)
+class Control:
+    """A command of the admin port, answered by a ControlDone of the same number."""
+
+    number: int
+    action: str  # "sleep", "flush_cache" …: docs/admin.md
+    arguments: dict[str, Any]
+
+
 # ---- worker → launcher ------------------------------------------------------------------------------------
 
 
@@ -72,6 +81,7 @@ class WorkerReady:
 
     served_names: list[str]
     tasks: list[str]  # "generate", "embed" …
+    max_model_len: int | None = None  # longest prompt plus answer, in tokens
 
 
 @dataclass(frozen=True)
@@ -96,6 +106,15 @@ class WorkerStopping:
 
 
 @dataclass(frozen=True)
+class ControlDone:
+    """``status`` is that of the HTTP answer; 501 where the engine, or this machine, cannot do it."""
+
+    number: int
+    status: int
+    body: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class WorkerFailed:
     """The last message of a worker that failed; its exit code follows."""
 
@@ -113,13 +132,26 @@ class StartFront:
 
     limits: dict[str, Any]  # config.schema.Limits, as JSON
     timeouts: dict[str, Any]  # config.schema.Timeouts, as JSON
-    api_keys: list[str]
+    api_keys: dict[str, str]  # key by name
     log_format: str = "text"  # of ichat's own lines, as server.log_format
+    tls_cert_file: str | None = None
+    tls_key_file: str | None = None
+    number: int = 0  # of this front process
+    processes: int = 1  # how many there are: limits are shared out among them
+
+
+@dataclass(frozen=True)
+class Configure:
+    """Settings that changed by a reload; they hold for the requests that come from now on."""
+
+    limits: dict[str, Any]
+    timeouts: dict[str, Any]
+    api_keys: dict[str, str]
 
 
 @dataclass(frozen=True)
 class Instance:
-    """One worker that can be sent requests."""
+    """One incarnation of a worker."""
 
     name: str  # "qwen/0"
     incarnation: str
@@ -137,14 +169,22 @@ class RouteModel:
     words: str
     since: float  # time.time() of the last change: the front counts the seconds on
     instances: list[Instance]  # the ready ones
+    hold_s: float = 0.0  # a request may wait so long for a ready instance
+    max_model_len: int | None = None  # longest prompt plus answer, in tokens, once it is known
+    limits: dict[str, int | None] = field(default_factory=dict)  # the model's limit_… settings, without the prefix
 
 
 @dataclass(frozen=True)
 class Routes:
-    """The whole routing table; replaces the one before."""
+    """The whole routing table; replaces the one before.
+
+    ``others`` live but are sent nothing new: they are draining, or under suspicion. For each of them the front
+    answers WorkerDrained as soon as none of its requests is there. An incarnation that is in neither list is dead.
+    """
 
     models: list[RouteModel]
     was_ready: bool  # every model has been ready once (/startupz)
+    others: list[Instance] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -189,6 +229,14 @@ class FrontDrained:
 
 
 @dataclass(frozen=True)
+class WorkerDrained:
+    """An instance among the ``others`` of the Routes has no request of this front (any more)."""
+
+    instance: str
+    incarnation: str
+
+
+@dataclass(frozen=True)
 class WorkerFault:
     """A worker closed or refused a connection: perhaps the launcher does not know yet."""
 
@@ -207,12 +255,16 @@ Message = (
     | WorkerResidue
     | WorkerStopping
     | WorkerFailed
+    | Control
+    | ControlDone
     | StartFront
+    | Configure
     | Routes
     | Withdraw
     | Drain
     | FrontUp
     | FrontLoad
     | FrontDrained
+    | WorkerDrained
     | WorkerFault
 )

@@ -86,7 +86,7 @@ def start_message(
     return messages.StartFront(
         limits=Limits(**(limits or {})).model_dump(mode="json"),
         timeouts=Timeouts(**({"sweep_every_s": 0.02} | timeouts)).model_dump(mode="json"),
-        api_keys=api_keys or [],
+        api_keys={f"key{number}": key for number, key in enumerate(api_keys or [])},
     )
 
 
