@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
-from ichat.errors import ExitCode, IchatError, UsageError, error_line, system_failure
+from ichat.errors import ExitCode, IchatError, TemporaryError, UsageError, error_line, system_failure
 
 if TYPE_CHECKING:
     from ichat.config.resolve import Resolved
@@ -23,6 +23,9 @@ usage: ichat [COMMAND] [ARGUMENTS]
   explain    print the command line that either engine gets, and what would change on the other
   health     one line: is it ready? Exit code 0 only then
   status     a table: every instance, its state, process, restarts
+  plan       what a reload of the configuration file would change in the running ichat, and how
+  reload     take the configuration file as it is now; only what differs is touched, no request fails
+  restart    restart MODEL: replace its instances one by one, no request fails
   version    print the version of ichat and of the engines it knows
   help       print this
 
@@ -36,7 +39,8 @@ serve, config and explain take the same arguments:
 
 example: ichat serve --backend sglang --model-path Qwen/Qwen2.5-0.5B-Instruct --context-length 8192
 
-ICHAT_RUN_DIR and ICHAT_PORT tell health and status which ichat is meant. ICHAT_DEBUG=1 adds tracebacks to errors.
+ICHAT_RUN_DIR and ICHAT_PORT tell health, status, plan, reload and restart which ichat is meant.
+ICHAT_DEBUG=1 adds tracebacks to errors.
 Exit codes and signals: docs/operations.md."""
 
 
@@ -65,6 +69,9 @@ def _command(argv: Sequence[str]) -> int:
         "explain": _explain,
         "health": _health,
         "status": _status,
+        "plan": _plan,
+        "reload": _reload,
+        "restart": _restart,
         "version": _version,
         "help": _help,
         "--version": _version,
@@ -116,6 +123,16 @@ def _resolve(argv: Sequence[str]) -> Resolved:
     return resolve(Sources.read(argv), load_engines())
 
 
+def _checked(argv: Sequence[str]) -> Resolved:
+    """Resolved, and the models are all there as far as their files tell; what a person should know is in notices."""
+    from dataclasses import replace
+
+    from ichat.config.preflight import preflight
+
+    resolved = _resolve(argv)
+    return replace(resolved, notices=(*resolved.notices, *preflight(resolved)))
+
+
 # ---- commands -------------------------------------------------------------------------------------------------
 
 
@@ -124,19 +141,15 @@ def _serve(argv: Sequence[str]) -> int:
     from ichat.launcher.signals import StopSignals
 
     signals = StopSignals()
-    resolved = _resolve(argv)
-    from ichat.config.preflight import preflight
+    resolved = _checked(argv)
     from ichat.launcher.app import Outside, serve
     from ichat.observe.logs import set_up_logs
 
-    notices = (*resolved.notices, *preflight(resolved))
     sources = resolved.sources
     writer = set_up_logs(resolved.settings.server.log_format, is_debug=sources.is_debug)
     try:
-        outside = Outside(
-            signals, sources.worker_environment(), sources.environ.get("XDG_RUNTIME_DIR"), writer, notices
-        )
-        return serve(resolved.settings, outside)
+        outside = Outside(signals, sources.worker_environment(), writer, lambda: _checked(argv))
+        return serve(resolved, outside)
     finally:
         writer.close()
 
@@ -180,6 +193,49 @@ def _status(argv: Sequence[str]) -> int:
         return 1
     _say("\n".join(table(status)))
     return 0 if status["ready"] else 1
+
+
+def _plan(argv: Sequence[str]) -> int:
+    _refuse_arguments("plan", argv)
+    from ichat.launcher.orders import render_plan
+
+    return _order("GET", "/plan", render_plan)
+
+
+def _reload(argv: Sequence[str]) -> int:
+    _refuse_arguments("reload", argv)
+    from ichat.launcher.orders import render_report
+
+    return _order("POST", "/reload", render_report)
+
+
+def _restart(argv: Sequence[str]) -> int:
+    from urllib.parse import quote
+
+    from ichat.launcher.orders import render_report
+
+    if len(argv) != 1:
+        raise UsageError("ichat restart: needs the name of one model; `ichat status` lists them.")
+    return _order("POST", f"/restart/{quote(argv[0], safe='')}", render_report)
+
+
+def _order(method: str, target: str, render: Callable[[dict[str, Any]], Iterable[str]]) -> int:
+    """Have the running ichat do it; what it says, and the exit code of the outcome."""
+    from ichat.config.sources import Sources
+    from ichat.launcher.probe import order, probe_socket
+
+    path = probe_socket(Sources.read(()).environ)
+    answer = order(path, method, target)
+    if answer is None:
+        raise TemporaryError(
+            f"{path.parent}: nobody answers there. ICHAT_PORT or ICHAT_RUN_DIR say which ichat is meant.",
+            code="E-NOT-RUNNING",
+        )
+    if "generation" in answer:
+        _say("\n".join(render(answer)))
+    if errors := answer.get("errors"):
+        return _fail("\n".join(errors), answer["exit_code"], is_traceback=False)
+    return 0
 
 
 def _version(argv: Sequence[str]) -> int:

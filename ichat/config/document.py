@@ -93,6 +93,7 @@ class Document:
     name: str
     root: Node | None = None
     problems: tuple[Problem, ...] = ()
+    digest: str = ""  # of the content
 
     def place(self, node: Node) -> str:
         return f"{self.name}:{node.line}:{node.column}"

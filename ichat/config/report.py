@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from ichat.config.resolve import Resolved
-from ichat.config.schema import Model
+from ichat.config.schema import Model, Settings
 from ichat.config.secrets import mask, masked_argv
 
 
@@ -24,6 +24,19 @@ def render_config(resolved: Resolved) -> str:
         lines += [f"  {model.name}:", *_model(model, origins)]
     lines += [f"# {notice}" for notice in resolved.notices]
     return "\n".join(_aligned(lines)) + "\n"
+
+
+def render_settings(settings: Settings) -> dict[str, Any]:
+    """The settings as JSON has them, without secrets; of a model only what is set."""
+    shown = {name: _plain(getattr(settings, name)) for name in type(settings).model_fields if name != "models"}
+    models = {
+        model.name: mask("", model.model_dump(exclude_defaults=True, exclude={"name"})) for model in settings.models
+    }
+    return shown | {"models": models}
+
+
+def _plain(section: BaseModel) -> Any:
+    return mask("", section.model_dump())
 
 
 def _section(section: BaseModel, path: tuple[str, ...], origins: Any, depth: int) -> Iterator[str]:

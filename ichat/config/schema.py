@@ -104,6 +104,10 @@ class Server(Schema):
     log_format: Literal["text", "json"] = Field("text", description="the form of ichat's own log lines")
     limits: Limits = Limits()
 
+    @property
+    def has_keys(self) -> bool:
+        return self.api_key is not None or bool(self.api_keys)
+
 
 class Front(Schema):
     """The process that owns the public port."""
@@ -237,6 +241,11 @@ class Model(ModelSettings):
     def served_names(self) -> tuple[str, ...]:
         """Every name that a request may ask for, the first one first."""
         return (self.served_name, *self.aliases)
+
+    def timeouts(self, common: Timeouts) -> Timeouts:
+        """Those that hold for this model."""
+        own = {name: getattr(self, name) for name in ("start_s", "drain_s", "hold_s")}
+        return common.model_copy(update={name: value for name, value in own.items() if value is not None})
 
 
 class Settings(Schema):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ichat.config.characters import wrong_line
@@ -138,7 +139,20 @@ def _read_document(path: str | None, place: str, problems: list[Problem]) -> Doc
         message = f"{_what(error)}. Mount or name a YAML file, or leave {place} out."
         problems.append(Problem("E-CFG-FILE", f"{path}:", message, code))
         return None
-    return parse(path, content)
+    return replace(parse(path, content), digest=_digest(content))
+
+
+def config_digest(path: str) -> str | None:
+    """What tells one content of a configuration file from another; None: it is not there, or cannot be read now."""
+    try:
+        with Path(path).open("rb") as file:
+            return _digest(file.read(SIZE_LIMIT_BYTES + 1))
+    except OSError:
+        return None
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _read_variables(environ: Mapping[str, str], problems: list[Problem]) -> dict[str, Given]:

@@ -92,6 +92,16 @@ class WorkerSuspect:
 
 
 @dataclass(frozen=True)
+class WorkerResting:
+    """By command the engine serves nothing now: it sleeps, is paused or takes other weights.
+
+    Not ready until a WorkerReady says that it was told to go on, and has answered a real request.
+    """
+
+    words: str  # "asleep (level 1)"
+
+
+@dataclass(frozen=True)
 class WorkerResidue:
     """Shared memory that the engine's processes hold now: the launcher unlinks it if the worker cannot."""
 
@@ -172,6 +182,7 @@ class RouteModel:
     hold_s: float = 0.0  # a request may wait so long for a ready instance
     max_model_len: int | None = None  # longest prompt plus answer, in tokens, once it is known
     limits: dict[str, int | None] = field(default_factory=dict)  # the model's limit_… settings, without the prefix
+    is_excused: bool = False  # readiness does not depend on it: it is being added or changed by command
 
 
 @dataclass(frozen=True)
@@ -252,6 +263,7 @@ Message = (
     | WorkerPhase
     | WorkerReady
     | WorkerSuspect
+    | WorkerResting
     | WorkerResidue
     | WorkerStopping
     | WorkerFailed

@@ -5,24 +5,31 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from ichat.config.schema import Settings
-from ichat.errors import ExitCode
+from ichat.config.resolve import Resolved
+from ichat.config.schema import Model
+from ichat.errors import ExitCode, IchatError
 from ichat.launcher import environment, host, listeners, run_dir
 from ichat.launcher.board import Board
+from ichat.launcher.control import Control
 from ichat.launcher.descriptors import raise_descriptor_limit
-from ichat.launcher.front import Front, FrontProcess
+from ichat.launcher.devices import visible_gpus
+from ichat.launcher.fleet import Fleet
+from ichat.launcher.front import Fronts
+from ichat.launcher.greeting import Greeting
 from ichat.launcher.health import Probes
-from ichat.launcher.instance import Instance
+from ichat.launcher.orders import orders_of
 from ichat.launcher.output import Output
-from ichat.launcher.probe import status_command
 from ichat.launcher.process import Processes
+from ichat.launcher.reload import Reloader
 from ichat.launcher.run_dir import RunDir
 from ichat.launcher.shutdown import Leaving, shut_down
 from ichat.launcher.signals import StopSignals
 from ichat.launcher.supervisor import Supervisor
+from ichat.launcher.watch import Watch
 from ichat.launcher.workers import Ground, Worker
 from ichat.observe.logs import LineWriter
 
@@ -38,25 +45,25 @@ class Outside:
 
     signals: StopSignals
     environ: Mapping[str, str]  # for children, without ichat's own settings
-    xdg_runtime_dir: str | None
     writer: LineWriter
-    notices: Sequence[str] = ()  # what the configuration has to tell although nothing is wrong
+    load: Callable[[], Resolved]  # read and check the configuration again
 
 
-def serve(settings: Settings, outside: Outside) -> ExitCode:
+def serve(resolved: Resolved, outside: Outside) -> ExitCode:
     """Serve until told to stop. IchatError: why it could not go on. Nothing is left behind either way."""
-    environment.python_of(settings.models[0])
-    host.check_host(settings.models[0], environment.accelerator_of(settings.models[0]))
+    for model in resolved.settings.models:
+        check(model)
     outside.signals.hold()
     if outside.signals.received:
         return ExitCode.OK  # told to leave before there was anything to leave
     raise_descriptor_limit()
-    sockets = listeners.listen(settings.server)
+    server, runtime_dir = resolved.settings.server, resolved.sources.environ.get("XDG_RUNTIME_DIR")
+    sockets = listeners.listen(server)
     try:
         port = sockets[0].getsockname()[1]
-        directory = RunDir.claim(run_dir.choose(settings.server.run_dir, port, outside.xdg_runtime_dir))
+        directory = RunDir.claim(run_dir.choose(server.run_dir, port, runtime_dir))
         try:
-            return asyncio.run(_Launcher(settings, outside, sockets, directory).run())
+            return asyncio.run(_Launcher(resolved, outside, sockets, directory).run())
         finally:
             directory.remove()
     finally:
@@ -64,27 +71,32 @@ def serve(settings: Settings, outside: Outside) -> ExitCode:
             sock.close()
 
 
+def check(model: Model) -> None:
+    """IchatError where this installation or this machine cannot serve the model."""
+    environment.python_of(model)
+    host.check_host(model, environment.accelerator_of(model))
+
+
 class _Launcher:
     def __init__(
-        self, settings: Settings, outside: Outside, sockets: Sequence[socket.socket], directory: RunDir
+        self, resolved: Resolved, outside: Outside, sockets: Sequence[socket.socket], directory: RunDir
     ) -> None:
-        self._settings, self._outside, self._sockets, self._run_dir = settings, outside, sockets, directory
+        self._resolved, self._settings = resolved, resolved.settings
+        self._outside, self._sockets, self._run_dir = outside, sockets, directory
         self._processes = Processes()
         self._board = Board()
-        self._probes = Probes(self._board)
-        self._has_told = False
 
     async def run(self) -> ExitCode:
         self._stop, self._hurry, self._abandon = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._hup = asyncio.Event()
         self._output = Output(self._outside.writer, self._settings.server.log_format)
         self._processes.open()
-        self._outside.signals.attach(asyncio.get_running_loop(), self._count_signals)
+        self._outside.signals.attach(asyncio.get_running_loop(), self._count_signals, self._hup.set)
         try:
             return await self._live_unless_abandoned()
         finally:
             self._outside.signals.detach()
             self._processes.close()
-            self._probes.close()
             self._output.close()
 
     def _count_signals(self) -> None:
@@ -107,69 +119,100 @@ class _Launcher:
     async def _live(self) -> ExitCode:
         if self._outside.signals.received:
             return ExitCode.OK
+        self._make()
         await self._probes.open(self._run_dir.probe_socket)
-        ground = Ground(self._processes, self._run_dir, self._output, self._settings, self._outside.environ)
-        front = Front(lambda: FrontProcess(ground, self._sockets), self._board, self._settings)
-        supervisors = [Supervisor(front, self._settings), self._supervise_instance(ground)]
-        self._board.listen(self._tell_when_ready)
-        model = self._settings.models[0]
-        for notice in (*self._outside.notices, *host.notices(model, environment.accelerator_of(model))):
+        try:
+            self._greet()
+            return await self._serve()
+        finally:
+            self._probes.close()
+
+    def _make(self) -> None:
+        settings = self._settings
+        self._ground = Ground(self._processes, self._run_dir, self._output, settings, self._outside.environ)
+        self._fronts = Fronts(self._ground, self._sockets, self._board, settings)
+        self._fleet = Fleet(
+            lambda spec: Worker(self._ground, spec),
+            self._board,
+            self._fronts,
+            settings,
+            visible_gpus(self._outside.environ),
+        )
+        self._reloader = Reloader(self._fleet, self._fronts, self._outside.load, check)
+        self._reloader.on_settings.append(self._ground.take)
+        self._control = Control(self._board, self._fleet, self._reloader, self._fronts)
+        self._probes = Probes(self._board, self._control.status)
+        self._probes.obey(orders_of(self._control))
+
+    def _greet(self) -> None:
+        greeting = Greeting(self._sockets[0], self._run_dir.path, self._resolved)
+        self._board.listen(lambda: greeting.tell_when_ready(self._board))
+        for notice in self._resolved.notices:
             log.warning("%s", notice)
-        log.info("ichat: listening on %s run_dir=%s", self._address(), self._run_dir.path)
-        tasks = [asyncio.create_task(one.run(), name=f"supervise {one.ward.name}") for one in supervisors]
+        for model in self._settings.models:
+            for notice in host.notices(model, environment.accelerator_of(model)):
+                log.warning("%s", notice)
+        log.info("ichat: listening on %s run_dir=%s", greeting.address, self._run_dir.path)
+
+    async def _serve(self) -> ExitCode:
+        """Until a signal to stop, or until something cannot be kept alive; then leave."""
+        fronts = [Supervisor(ward, (self._settings.restarts, self._settings.timeouts)) for ward in self._fronts.wards]
+        watched = [asyncio.create_task(one.run(), name=f"supervise {one.ward.name}") for one in fronts]
+        helpers = [asyncio.create_task(self._reload_on_signal(), name="SIGHUP"), *self._watch_file()]
         stopping = asyncio.create_task(self._stop.wait(), name="stop signal")
         try:
-            await asyncio.wait({*tasks, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            code = await self._leave(front, supervisors)
-            ended = await asyncio.gather(*tasks, return_exceptions=True)
+            self._fleet.start_all()
+            ends: set[asyncio.Future[Any]] = {*watched, *helpers, stopping, self._fleet.over}
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            for helper in helpers:
+                helper.cancel()
+            await self._reloader.close()
+            code = await self._leave(fronts)
+            self._raise_what_failed([*watched, *helpers, self._fleet.over])
+            return code
         finally:
-            for task in (*tasks, stopping):
+            tasks = {*watched, *helpers, stopping}
+            for task in tasks:
                 task.cancel()
-            await asyncio.wait((*tasks, stopping))
-        for outcome in ended:
-            if isinstance(outcome, BaseException):
-                raise outcome
-        return code
+            await asyncio.wait(tasks)
+            await self._fleet.close()
 
-    def _supervise_instance(self, ground: Ground) -> Supervisor:
-        """The first model, once: what else is configured is told by the resolver, and served by a later version."""
-        model = self._settings.models[0]
-        name = f"{model.name}/0"
-        instance = Instance(name, model, lambda: Worker(ground, name, model), self._board, self._settings.timeouts)
-        return Supervisor(instance, self._settings)
+    @staticmethod
+    def _raise_what_failed(ends: Sequence[asyncio.Future[Any]]) -> None:
+        for end in ends:
+            if end.done() and not end.cancelled() and (error := end.exception()) is not None:
+                raise error
 
-    async def _leave(self, front: Front, supervisors: Sequence[Supervisor]) -> ExitCode:
+    async def _leave(self, fronts: Sequence[Supervisor]) -> ExitCode:
         """Commanded, or because something cannot be kept alive: the order is the same."""
         received = self._outside.signals.received
         is_ready = self._board.has_ready and bool(received) and received[0].name != "SIGINT"
         why = received[0].name if received else "failure"
         self._board.withdraw()
         log.info("ichat: leaving (%s) in_flight=%d", why, self._board.in_flight)
-        leaving = Leaving(front, supervisors[0], supervisors[1:], is_ready, self._hurry)
-        code = await shut_down(leaving, self._settings.timeouts)
+        workers = [member.supervisor for member in self._fleet.members.values()]
+        leaving = Leaving(self._fronts, fronts, workers, is_ready, self._hurry)
+        code = await shut_down(leaving, self._reloader.settings.timeouts)
         log.info("ichat: stopped code=%d", code)
         return code
 
-    # ---- words ------------------------------------------------------------------------------------------------
+    # ---- reloads that nobody waits for ------------------------------------------------------------------------
 
-    def _address(self) -> str:
-        host, port = self._sockets[0].getsockname()[:2]
-        return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    async def _reload_on_signal(self) -> None:
+        while True:
+            await self._hup.wait()
+            self._hup.clear()
+            await self._reload_and_tell()
 
-    def _tell_when_ready(self) -> None:
-        """Once: how to talk to it."""
-        if self._has_told or not self._board.health()[0]:
-            return
-        self._has_told = True
-        port = self._sockets[0].getsockname()[1]
-        name = self._settings.models[0].served_name
-        key = '-H "Authorization: Bearer $ICHAT_API_KEY" ' if self._settings.server.api_key else ""
-        body = f'{{"model": "{name}", "messages": [{{"role": "user", "content": "Who are you?"}}]}}'
-        log.info(
-            "ichat: ready. Talk to it: curl http://127.0.0.1:%d/v1/chat/completions"
-            " -H 'Content-Type: application/json' %s-d '%s'",
-            port,
-            key,
-            body,
-        )
-        log.info("ichat: its state: %s", status_command(self._run_dir.path, port, self._outside.xdg_runtime_dir))
+    def _watch_file(self) -> list[asyncio.Task[None]]:
+        document = self._resolved.sources.document
+        if document is None:
+            return []
+        watch = Watch(document.name, document.digest, lambda: self._reloader.settings, self._reload_and_tell)
+        return [asyncio.create_task(watch.run(), name="watch")]
+
+    async def _reload_and_tell(self) -> None:
+        try:
+            await self._reloader.reload()
+        except IchatError as error:
+            log.debug("reload: %s", error)  # told where it was refused

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -41,8 +41,10 @@ def for_front(inherited: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in _plain(inherited).items() if name not in _WORKERS_ONLY}
 
 
-def for_worker(inherited: Mapping[str, str], model: Model, tmp_dir: str) -> dict[str, str]:
-    """What the user has set goes before what ichat or the engine would set; the model's own ``env`` goes before both.
+def for_worker(inherited: Mapping[str, str], model: Model, tmp_dir: str, gpus: Sequence[str] = ()) -> dict[str, str]:
+    """``gpus`` are the only ones that it shall see; none given: those that we see.
+
+    What the user has set goes before what ichat or the engine would set; the model's own ``env`` goes before both.
 
     The temporary directory is not for anybody to choose: it is removed with the worker.
     """
@@ -58,6 +60,9 @@ def for_worker(inherited: Mapping[str, str], model: Model, tmp_dir: str) -> dict
         ours["SGLANG_DISTRIBUTED_INIT_METHOD_OVERRIDE"] = f"file://{tmp_dir}/rendezvous"
     if must_do_without_workers(model, accelerator):
         ours["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    if gpus:
+        ours["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+        inherited = {name: value for name, value in inherited.items() if name != "CUDA_VISIBLE_DEVICES"}
     fixed = {"TMPDIR": tmp_dir, "VLLM_RPC_BASE_PATH": tmp_dir, "ICHAT_PDEATHSIG": "1"}
     env = engines.worker_environment(ours | _plain(inherited), model, accelerator) | fixed
     # Programs that came with the engine, such as the ninja by which it builds kernels.

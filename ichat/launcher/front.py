@@ -172,6 +172,43 @@ class Front:
             self._process.send(routes)
 
 
+class Fronts(Front):
+    """The front processes: what the launcher asks of all of them together."""
+
+    def __init__(self, ground: Ground, sockets: Sequence[socket.socket], board: Board, settings: Settings) -> None:
+        super().__init__(lambda: FrontProcess(ground, sockets), board, settings)
+        self.wards = [self]
+        self._drained: set[tuple[str, str]] = set()
+        self._listeners: list[Callable[[], None]] = []
+
+    def configure(self, settings: Settings) -> None:
+        self._settings = settings
+        server = settings.server
+        self._send(
+            messages.Configure(
+                limits=server.limits.model_dump(mode="json"),
+                timeouts=settings.timeouts.model_dump(mode="json"),
+                api_keys={} if server.api_key is None else {"default": server.api_key.get_secret_value()},
+            )
+        )
+
+    def set_log_level(self, level: str) -> None:
+        del level
+
+    def listen(self, listener: Callable[[], None]) -> None:
+        self._listeners.append(listener)
+
+    def drained_of(self, instance: str, incarnation: str) -> bool:
+        return self._process is None or (instance, incarnation) in self._drained
+
+    def take(self, message: Message) -> None:
+        if isinstance(message, messages.WorkerDrained):
+            self._drained.add((message.instance, message.incarnation))
+            for listener in self._listeners:
+                listener()
+        super().take(message)
+
+
 class _FrontLife(Life):
     kind = "front"
 

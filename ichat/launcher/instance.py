@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from ichat.config.schema import Model, Timeouts
 from ichat.errors import EngineError
 from ichat.ipc import messages
 from ichat.ipc.messages import Message
-from ichat.launcher.board import Board, Status, after
+from ichat.launcher.board import Board
+from ichat.launcher.commands import Commands, no_worker
 from ichat.launcher.life import ChildProcess, Life
 from ichat.launcher.process import Exit
 from ichat.launcher.restarts import Ending
+from ichat.launcher.status import Status, after
 
 log = logging.getLogger(__name__)
 
@@ -33,26 +35,53 @@ class WorkerProcess(ChildProcess, Protocol):
         """How it ended, with what the system knows about the cause; None: how its engine did."""
 
 
+@dataclass(frozen=True)
+class InstanceSpec:
+    """What an instance is to serve, and on which GPUs (none: those that the environment shows)."""
+
+    name: str  # "qwen/0"
+    slot: int  # its place among the instances of the model
+    model: Model
+    gpus: tuple[str, ...] = ()
+
+
 class Instance:
     """A supervisor's ward (see ``supervisor.Ward``)."""
 
     def __init__(
-        self, name: str, model: Model, start: Callable[[], WorkerProcess], board: Board, timeouts: Timeouts
+        self, spec: InstanceSpec, start: Callable[[InstanceSpec], WorkerProcess], board: Board, timeouts: Timeouts
     ) -> None:
-        self.name = name
+        self.name, self.spec = spec.name, spec
         self._start, self.board, self._timeouts = start, board, timeouts
+        self.commands = no_worker("its worker has not been started yet")  # to the engine of the life that is
         board.post(
-            Status(name, model.name, (model.served_name,), model.backend, detail="starting", since=board.clock())
+            Status(
+                spec.name, spec.model.name, spec.model.backend, detail="starting", since=board.clock(), gpus=spec.gpus
+            )
         )
 
+    def wait_for_turn(self) -> None:
+        """Another instance starts on its GPUs."""
+        self.post(detail=f"waiting for another start on GPU {', '.join(self.spec.gpus)}")
+
+    def take_out(self, *, is_out: bool) -> None:
+        """Send it nothing new, or send it requests again."""
+        self.post(is_out=is_out)
+
+    def change(self, model: Model) -> None:
+        """What of its model changed without a restart. Its process keeps what it was started with."""
+        self.spec = replace(self.spec, model=model)
+
     def begin(self, restarts: int) -> Life:
-        worker = self._start()
+        worker = self._start(self.spec)
+        self.commands = Commands(worker.send)
         self.post(
             state="starting",
             doing="restarting" if restarts else "loading",
             detail="starting",
             retry_at=None,
             is_hanging=False,
+            was_ready=False,
             pid=worker.pid,
             started=self.board.clock(),
             restarts=restarts,
@@ -62,6 +91,7 @@ class Instance:
         return _WorkerLife(self, worker, self._timeouts)
 
     def ended(self, ending: Ending) -> None:
+        self.commands.fail_all(ending.words)
         self.post(state="starting", doing="cleaning up after", detail=ending.words, pid=None)
 
     def pausing(self, ending: Ending, attempt: str, after_s: float) -> None:
@@ -69,9 +99,10 @@ class Instance:
         self.post(state="starting", doing="restarting", detail=f"{ending.words}; {attempt}", retry_at=retry_at)
 
     def failed(self, ending: Ending) -> None:
-        self.post(state="failed", doing="failed", detail=ending.words, retry_at=None)
+        self.post(state="failed", doing="failed", detail=ending.words, retry_at=None, pid=None)
 
     def stopped(self) -> None:
+        self.commands.fail_all("it is stopped")
         self.post(state="stopped", doing="stopped", detail="", retry_at=None, pid=None)
 
     @property
@@ -95,6 +126,9 @@ class _WorkerLife(Life):
         match message:
             case messages.WorkerResidue(shm=shm):
                 self._worker.remember(shm)
+                return
+            case messages.ControlDone():
+                self._instance.commands.answer(message)
                 return
             case messages.WorkerFailed():
                 self._failed = message
@@ -131,6 +165,7 @@ class _WorkerLife(Life):
         )
 
     def died(self, ended: Exit) -> None:
+        self._instance.commands.fail_all(f"its worker {ended.words}")
         self._instance.post(state="starting", doing="cleaning up after", detail=f"worker {ended.words}", pid=None)
 
     def explain(self, ended: Exit) -> Ending:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import asyncio
+from collections.abc import Callable
 from typing import Protocol
 
 from ichat.config.schema import Timeouts
@@ -51,6 +52,7 @@ class Life(abc.ABC):
         self._over: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self._liveness = Liveness(process.send, self, timeouts)
         self._watching: asyncio.Task[None] | None = None
+        self._once_ready: Callable[[], None] = lambda: None
 
     # ---- what a kind of child fills in ------------------------------------------------------------------------
 
@@ -84,10 +86,15 @@ class Life(abc.ABC):
     def words(self) -> str:
         return f"{self.kind} (pid {self.process.pid})"
 
+    def once_ready(self, callback: Callable[[], None]) -> None:
+        """Call it when the child has become ready; one that never does calls nothing."""
+        self._once_ready = callback
+
     def become_ready(self) -> None:
         """From now on it must answer. Harmless when repeated."""
         if not self.was_ready:
             self.was_ready = True
+            self._once_ready()
             self._watching = asyncio.create_task(self._liveness.watch(), name=f"liveness of {self.words}")
             self._watching.add_done_callback(self._hangs)
 

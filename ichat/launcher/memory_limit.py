@@ -14,11 +14,12 @@ _UNLIMITED_BYTES = 1 << 60
 
 @dataclass(frozen=True)
 class _Files:
-    """What one version of cgroups calls the same three things."""
+    """What one version of cgroups calls the same things."""
 
     events: Path
     limit: Path
     peak: Path
+    current: Path
 
 
 class MemoryLimit:
@@ -37,6 +38,13 @@ class MemoryLimit:
                 if name == "oom_kill":
                     return int(value)
         return None
+
+    def free_bytes(self) -> int | None:
+        """What the limit leaves; None where there is none. Caches that the kernel would give back count as taken."""
+        if self._files is None:
+            return None
+        limit, current = _bytes(self._files.limit), _bytes(self._files.current)
+        return None if limit is None or current is None else max(0, limit - current)
 
     def hint(self, kills_before: int | None) -> str:
         """Words about a kill since ``kills_before``; empty when there was none."""
@@ -65,16 +73,26 @@ def _candidates(root: Path, own: Path) -> list[_Files]:
 
 
 def _version_2(folder: Path) -> _Files:
-    return _Files(folder / "memory.events", folder / "memory.max", folder / "memory.peak")
+    return _Files(folder / "memory.events", folder / "memory.max", folder / "memory.peak", folder / "memory.current")
 
 
 def _version_1(folder: Path) -> _Files:
-    return _Files(folder / "memory.oom_control", folder / "memory.limit_in_bytes", folder / "memory.max_usage_in_bytes")
+    return _Files(
+        folder / "memory.oom_control",
+        folder / "memory.limit_in_bytes",
+        folder / "memory.max_usage_in_bytes",
+        folder / "memory.usage_in_bytes",
+    )
+
+
+def _bytes(file: Path) -> int | None:
+    """None: no limit ("max" is no number), or no such file."""
+    with contextlib.suppress(OSError, ValueError):
+        size_bytes = int(file.read_text())
+        return size_bytes if size_bytes < _UNLIMITED_BYTES else None
+    return None
 
 
 def _gib(file: Path) -> str:
-    with contextlib.suppress(OSError, ValueError):
-        size_bytes = int(file.read_text())  # "max" is no number: no limit
-        if size_bytes < _UNLIMITED_BYTES:
-            return f"{size_bytes / 2**30:.1f} GiB"
-    return ""
+    size_bytes = _bytes(file)
+    return "" if size_bytes is None else f"{size_bytes / 2**30:.1f} GiB"

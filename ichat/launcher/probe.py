@@ -60,13 +60,22 @@ def ask_status(path: Path) -> dict[str, Any] | None:
     return None
 
 
-def _ask(path: Path, what: str) -> tuple[int, bytes]:
+def order(path: Path, method: str, target: str) -> dict[str, Any] | None:
+    """Have a command carried out, however long it takes; None when nobody answers."""
+    _, body = _ask(path, target, method, limit_s=None)
+    with contextlib.suppress(ValueError):
+        answer: dict[str, Any] = json.loads(body)
+        return answer
+    return None
+
+
+def _ask(path: Path, what: str, method: str = "GET", *, limit_s: float | None = _LIMIT_S) -> tuple[int, bytes]:
     """(0, nothing) when nobody answers."""
     answer = b""
     with contextlib.suppress(OSError, ValueError, IndexError), socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(_LIMIT_S)
+        sock.settimeout(limit_s)
         sock.connect(str(path))
-        sock.sendall(f"GET {what} HTTP/1.0\r\n\r\n".encode())
+        sock.sendall(f"{method} {what} HTTP/1.0\r\n\r\n".encode())
         while data := sock.recv(64 * 1024):
             answer += data
         head, _, body = answer.partition(b"\r\n\r\n")

@@ -44,7 +44,7 @@ class RunDir:
         self.residue = ResidueFile(path)
         self._lock_fd = -1
         self._workers = 0
-        self._shm: list[str] = []
+        self._shm: dict[str, list[str]] = {}
 
     @classmethod
     def claim(cls, path: Path) -> RunDir:
@@ -120,17 +120,20 @@ class RunDir:
     def remove_worker(self, folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
-    def holds(self, shm: list[str]) -> None:
+    def holds(self, worker: str, shm: list[str]) -> None:
         """The shared memory that a worker holds now, and that must be gone when the directory is."""
-        self._shm = shm
-        self.residue.holds(shm)
+        self._shm[worker] = shm
+        self.residue.holds(self._all_shared_memory())
+
+    def _all_shared_memory(self) -> list[str]:
+        return [name for names in self._shm.values() for name in names]
 
     def remove(self) -> None:
         """All of it; a directory that cannot be removed (a mount) stays, empty. Harmless when repeated."""
         if self._lock_fd < 0:
             return
         # Before the note of it goes: a worker that was not buried has not done it.
-        unlink_shared_memory(self._shm)
+        unlink_shared_memory(self._all_shared_memory())
         self._empty()
         for name in ("residue.json", "residue.new", _LOCK):
             (self.path / name).unlink(missing_ok=True)

@@ -14,7 +14,9 @@ if TYPE_CHECKING:  # this module comes first of all, and asyncio alone takes lon
 
 
 class StopSignals:
-    """Counts SIGTERM and SIGINT. Made before the heavy imports, so that a stop in the first instants is not lost.
+    """Counts SIGTERM and SIGINT, and passes SIGHUP on.
+
+    Made before the heavy imports, so that a stop in the first instants is not lost.
 
     Until ``hold()`` there is nothing to leave in order: a signal ends the process at once, with 0, whatever it is
     importing. From then on signals are only noted.
@@ -24,10 +26,12 @@ class StopSignals:
         self._is_held = False
         self.received: list[signal.Signals] = []
         self._listener: Callable[[], None] = lambda: None
+        self._reload: Callable[[], None] = lambda: None
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._note)
-        # The terminal has gone: as good as Ctrl-C. Without one SIGHUP is meant for daemons that reload: not yet ours.
-        signal.signal(signal.SIGHUP, self._note if sys.stdin is not None and sys.stdin.isatty() else signal.SIG_IGN)
+        # The terminal has gone: as good as Ctrl-C. Without one SIGHUP tells a daemon to read its configuration again.
+        is_at_terminal = sys.stdin is not None and sys.stdin.isatty()
+        signal.signal(signal.SIGHUP, self._note if is_at_terminal else self._note_reload)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         del frame
@@ -37,18 +41,25 @@ class StopSignals:
             os._exit(0)
         self._listener()
 
+    def _note_reload(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        self._reload()
+
     def hold(self) -> None:
         """From now on leaving takes more than an exit."""
         self._is_held = True
 
-    def attach(self, loop: asyncio.AbstractEventLoop, listener: Callable[[], None]) -> None:
-        """Call ``listener`` in the loop after each signal, and now if there was one before."""
+    def attach(self, loop: asyncio.AbstractEventLoop, listener: Callable[[], None], reload: Callable[[], None]) -> None:
+        """Call ``listener`` in the loop after each signal to stop, and now if there was one before; ``reload`` after
+        each SIGHUP, where that does not mean that the terminal has gone. One that came before is as good as done.
+        """
         self._listener = lambda: _wake(loop, listener)
+        self._reload = lambda: _wake(loop, reload)
         if self.received:
             loop.call_soon(listener)
 
     def detach(self) -> None:
-        self._listener = lambda: None
+        self._listener = self._reload = lambda: None
 
 
 def _wake(loop: asyncio.AbstractEventLoop, listener: Callable[[], None]) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
-from ichat.config.schema import Settings
+from ichat.config.schema import Restarts, Timeouts
 from ichat.errors import IchatError, system_failure
+from ichat.launcher.devices import Turn
 from ichat.launcher.life import Life
 from ichat.launcher.process import Exit
 from ichat.launcher.restarts import Decision, Ending, GiveUp, Restart, decide
@@ -48,11 +50,15 @@ class Supervisor:
 
     ``run()`` returns after ``stop()``, and raises the IchatError to leave with when another start makes no sense.
     Whatever happened before, nothing of a child is left when the next one is started, or when ``run()`` ends.
+    ``rules`` may be replaced at any time; ``new_turn`` gives the turn that each start has to wait for.
     """
 
-    def __init__(self, ward: Ward, settings: Settings) -> None:
+    def __init__(
+        self, ward: Ward, rules: tuple[Restarts, Timeouts], new_turn: Callable[[], Turn] = lambda: Turn([])
+    ) -> None:
         self.ward = ward
-        self._restarts, self._timeouts = settings.restarts, settings.timeouts
+        self.rules = rules
+        self._new_turn = new_turn
         self._life: Life | None = None
         self._was_ever_ready = False
         self._is_stopping = asyncio.Event()
@@ -61,7 +67,7 @@ class Supervisor:
     async def run(self) -> None:
         while not self._is_stopping.is_set():
             ending = await self._live()
-            if self._is_stopping.is_set():
+            if ending is None or self._is_stopping.is_set():
                 break
             decision = self._decide(ending)
             if isinstance(decision, GiveUp):
@@ -97,10 +103,31 @@ class Supervisor:
         await process.bury()
         return process.ended.result() if process.ended.done() else None
 
-    async def _live(self) -> Ending:
-        """From a start to the end of all that it left behind."""
-        self._life = life = self._begin()
-        log.info("%s: started pid=%d", self.ward.name, life.process.pid)
+    async def _live(self) -> Ending | None:
+        """From a start to the end of all that it left behind. None: told to stop before it could begin."""
+        turn = self._new_turn()
+        try:
+            if not await self._comes(turn):
+                return None
+            self._life = life = self._begin()
+            log.info("%s: started pid=%d", self.ward.name, life.process.pid)
+            life.once_ready(turn.end)
+            return await self._follow(life)
+        finally:
+            turn.end()
+
+    async def _comes(self, turn: Turn) -> bool:
+        """Wait for the turn, or until told to stop."""
+        waits = [asyncio.create_task(turn.begin()), asyncio.create_task(self._is_stopping.wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for one in waits:
+                one.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+        return not self._is_stopping.is_set()
+
+    async def _follow(self, life: Life) -> Ending:
         try:
             ending = await life.follow()
             if not self._is_stopping.is_set():
@@ -128,14 +155,13 @@ class Supervisor:
         if ending.is_start_timeout:
             # What has been ready here before only had bad luck; anything else needs more time than it is given.
             ending = replace(ending, is_hopeless=not self._was_ever_ready)
-        rules = (self._restarts, self._timeouts)
         jitter = random.random()  # noqa: S311  no secret
-        return decide(self.ward.name, ending, self._restarted, asyncio.get_running_loop().time(), rules, jitter)
+        return decide(self.ward.name, ending, self._restarted, asyncio.get_running_loop().time(), self.rules, jitter)
 
     async def _pause(self, restart: Restart, ending: Ending) -> None:
         """Wait before the restart, or until told to stop."""
         self._restarted.append(asyncio.get_running_loop().time())
-        attempt = f"attempt {restart.attempt} of {self._restarts.max_restarts}"
+        attempt = f"attempt {restart.attempt} of {self.rules[0].max_restarts}"
         log.warning("%s: starts again in %.1f s, %s", self.ward.name, restart.after_s, attempt)
         self.ward.pausing(ending, attempt, restart.after_s)
         if restart.after_s:

@@ -13,6 +13,7 @@ from ichat.ipc import channel, messages
 from ichat.ipc.channel import Channel
 from ichat.ipc.messages import Message
 from ichat.launcher import environment
+from ichat.launcher.instance import InstanceSpec
 from ichat.launcher.memory_limit import MemoryLimit
 from ichat.launcher.output import Output
 from ichat.launcher.process import Child, Exit, Processes
@@ -22,9 +23,9 @@ from ichat.launcher.run_dir import RunDir
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Ground:
-    """What every child of the launcher is started on."""
+    """What every child of the launcher is started on. A reload replaces the settings, for those that start later."""
 
     processes: Processes
     run_dir: RunDir
@@ -32,29 +33,32 @@ class Ground:
     settings: Settings
     inherited: Mapping[str, str]  # the launcher's own environment
 
+    def take(self, settings: Settings) -> None:
+        self.settings = settings
+
 
 class Worker:
     """One worker process, from its start to its burial (see ``life.WorkerProcess``)."""
 
-    def __init__(self, ground: Ground, instance: str, model: Model) -> None:
+    def __init__(self, ground: Ground, spec: InstanceSpec) -> None:
         self.incarnation = uuid.uuid4().hex
-        self._ground, self._instance = ground, instance
+        self._ground, self._instance, self._spec = ground, spec.name, spec
         self._folder = ground.run_dir.new_worker()
         self.socket_path = str(self._folder / "http.sock")
         self._limit = MemoryLimit()
         self._kills_before = self._limit.kills()
         self._shm: list[str] = []
-        self._to_send: list[Message] = [self._start_message(model)]
+        self._to_send: list[Message] = [self._start_message(spec.model)]
         self._channel: Channel | None = None
         self._ours, theirs = channel.pair()
         with theirs:
-            self._child = self._spawn(model, theirs.fileno())
+            self._child = self._spawn(spec.model, theirs.fileno())
         self.pid, self.ended = self._child.pid, self._child.ended
         ground.run_dir.residue.started(self.pid)
 
     def _spawn(self, model: Model, control_fd: int) -> Child:
         argv = [environment.python_of(model), "-m", "ichat.worker", "--control-fd", str(control_fd)]
-        env = environment.for_worker(self._ground.inherited, model, str(self._folder / "tmp"))
+        env = environment.for_worker(self._ground.inherited, model, str(self._folder / "tmp"), self._spec.gpus)
         with self._ground.output.open(self._instance) as output:
             return self._ground.processes.spawn(
                 self._instance, argv, env=env, pass_fds=[control_fd], output_fd=output.fileno()
@@ -66,7 +70,7 @@ class Worker:
             instance=self._instance,
             incarnation=self.incarnation,
             model=model.model_dump(mode="json"),
-            timeouts=settings.timeouts.model_dump(mode="json"),
+            timeouts=model.timeouts(settings.timeouts).model_dump(mode="json"),
             socket_path=self.socket_path,
             tmp_dir=str(self._folder / "tmp"),
             accelerator=environment.accelerator_of(model),
@@ -91,7 +95,7 @@ class Worker:
 
     def remember(self, shm: list[str]) -> None:
         self._shm = shm
-        self._ground.run_dir.holds(shm)
+        self._ground.run_dir.holds(self.incarnation, shm)
 
     async def bury(self) -> None:
         survivors = await self._ground.processes.kill_everything(self._child)
@@ -104,7 +108,7 @@ class Worker:
         unlink_shared_memory(self._shm)
         await asyncio.to_thread(self._ground.run_dir.remove_worker, self._folder)
         self._ground.run_dir.residue.ended(self.pid)
-        self._ground.run_dir.holds([])
+        self._ground.run_dir.holds(self.incarnation, [])
 
     def explain(self, ended: Exit | None) -> str:
         words = "" if ended is None else ended.words

@@ -45,6 +45,12 @@ class FakeProcess:
             self.ended.set_result(ended)
             self._said.put_nowait(None)
 
+    def end_by_kill(self) -> None:
+        self.end(Exit(None, 9))
+
+    def stop_answering(self) -> None:
+        self.is_answering = False
+
     def become_ready(self) -> None:
         self.say(messages.WorkerReady(["demo"], ["generate"]))
 

@@ -7,9 +7,11 @@ from dataclasses import replace
 import pytest
 
 from ichat.ipc import messages
-from ichat.launcher.board import Board, Status, after
+from ichat.launcher.board import Board
+from ichat.launcher.status import ModelInfo, Status, after
 
-LOADING = Status("demo/0", "demo", ("demo",), "fake", detail="starting")
+LOADING = Status("demo/0", "demo", "fake", detail="starting", pid=7, incarnation="a", socket_path="/run/a.sock")
+DEMO = ModelInfo("demo", ("demo", "gpt"), "fake", hold_s=30)
 
 
 class Clock:
@@ -28,6 +30,7 @@ def clock() -> Clock:
 def board(clock: Clock) -> Board:
     board = Board(clock)
     board.front_words = None
+    board.post_model(DEMO)
     board.post(replace(LOADING, since=clock.now))
     return board
 
@@ -94,6 +97,18 @@ def test_a_dead_workers_late_words_do_not_make_it_ready(board: Board) -> None:
     assert not board.has_ready
 
 
+def test_a_resting_engine_is_not_ready_until_its_worker_says_so(board: Board, clock: Clock) -> None:
+    say(board, READY, messages.WorkerResting("asleep (level 1)"))
+    clock.now += 7
+    assert board["demo/0"].state == "starting"
+    assert board.health() == (False, "resting demo: asleep (level 1), 7 s")
+    assert board.routes().models[0].instances == []
+    say(board, messages.WorkerSuspect("no answer"), messages.WorkerPhase("weights"))
+    assert board.health()[0] is False
+    say(board, READY)
+    assert board.health()[0] is True
+
+
 def test_every_change_reaches_every_listener(board: Board) -> None:
     seen: list[bool] = []
     board.listen(lambda: seen.append(board.health()[0]))
@@ -116,6 +131,7 @@ def test_status_holds_what_the_table_shows(board: Board, clock: Clock) -> None:
             "state": "ready",
             "words": "ready: demo",
             "pid": 7,
+            "gpus": [],
             "uptime_s": 90,
             "restarts": 2,
         }

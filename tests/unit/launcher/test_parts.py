@@ -18,13 +18,14 @@ import pytest
 from ichat.config.schema import Model, Server
 from ichat.errors import ConfigError, TemporaryError
 from ichat.launcher import environment, listeners
-from ichat.launcher.board import Board, Status
+from ichat.launcher.board import Board
 from ichat.launcher.health import Probes
 from ichat.launcher.memory_limit import MemoryLimit
 from ichat.launcher.output import Output
 from ichat.launcher.probe import ask_health, ask_status, probe_socket, table
 from ichat.launcher.process_table import Process, descendants_of, read, read_all, read_below, remains_of
 from ichat.launcher.signals import StopSignals
+from ichat.launcher.status import ModelInfo, Status
 from ichat.observe.logs import LineWriter
 
 # ---- process table --------------------------------------------------------------------------------------------
@@ -245,7 +246,7 @@ async def test_a_signal_before_anybody_listens_is_told_later(signals: StopSignal
     told = asyncio.Event()
     signals.hold()
     signal.raise_signal(signal.SIGTERM)
-    signals.attach(asyncio.get_running_loop(), told.set)
+    signals.attach(asyncio.get_running_loop(), told.set, lambda: None)
     async with asyncio.timeout(5):
         await told.wait()
     told.clear()
@@ -262,7 +263,8 @@ async def test_a_signal_before_anybody_listens_is_told_later(signals: StopSignal
 async def board(tmp_path: Path) -> Board:
     board = Board()
     board.front_words = None
-    board.post(Status("demo/0", "demo", ("demo",), "fake", detail="weights", since=board.clock()))
+    board.post_model(ModelInfo("demo", ("demo",), "fake", hold_s=0))
+    board.post(Status("demo/0", "demo", "fake", detail="weights", since=board.clock()))
     return board
 
 
@@ -277,7 +279,7 @@ async def ask(path: Path, request: bytes) -> bytes:
 
 async def test_probes_answer_from_memory_and_survive_garbage(board: Board, tmp_path: Path) -> None:
     path = tmp_path / "ichat.sock"
-    probes = Probes(board)
+    probes = Probes(board, board.status)
     await probes.open(str(path))
     try:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -296,7 +298,7 @@ async def test_probes_answer_from_memory_and_survive_garbage(board: Board, tmp_p
 
 async def test_probes_that_hang_are_cut_off_for_newer_ones(board: Board, tmp_path: Path) -> None:
     path = tmp_path / "ichat.sock"
-    probes = Probes(board)
+    probes = Probes(board, board.status)
     await probes.open(str(path))
     try:
         hanging = [await asyncio.open_unix_connection(str(path)) for _ in range(100)]

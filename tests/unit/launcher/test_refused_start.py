@@ -9,7 +9,7 @@ import pytest
 
 from ichat.errors import ExitCode, IchatError, ResourceError
 from ichat.launcher.board import Board
-from ichat.launcher.instance import Instance
+from ichat.launcher.instance import Instance, InstanceSpec
 from ichat.launcher.supervisor import Supervisor
 from tests.unit.launcher.fakes import FakeProcess, settings
 
@@ -32,13 +32,13 @@ def refusal(number: int, path: str | None = None) -> OSError:
     ],
 )
 async def test_a_start_that_is_refused_is_told_by_its_cause(error: Exception, exit_code: ExitCode) -> None:
-    def start() -> FakeProcess:
+    def start(spec: InstanceSpec) -> FakeProcess:
         raise error
 
     rules, board = settings(), Board()
-    instance = Instance("demo/0", rules.models[0], start, board, rules.timeouts)
+    instance = Instance(InstanceSpec("demo/0", 0, rules.models[0]), start, board, rules.timeouts)
     with pytest.raises(IchatError) as found:
-        await Supervisor(instance, rules).run()
+        await Supervisor(instance, (rules.restarts, rules.timeouts)).run()
     assert found.value.exit_code == exit_code
     assert str(found.value).startswith("demo/0: could not ")
     assert board["demo/0"].state == "failed"

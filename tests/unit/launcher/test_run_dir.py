@@ -102,7 +102,7 @@ def test_shared_memory_that_nobody_has_freed_goes_with_it(tmp_path: Path) -> Non
     for segment in segments:
         segment.write_bytes(b"x")
     run_dir = RunDir.claim(tmp_path / "run")
-    run_dir.holds([str(segment) for segment in segments])
+    run_dir.holds("a", [str(segment) for segment in segments])
     run_dir.remove()
     assert not any(segment.exists() for segment in segments)
 

@@ -12,8 +12,9 @@ from ichat.config.schema import Restarts, Settings
 from ichat.errors import ExitCode, IchatError
 from ichat.ipc import messages
 from ichat.launcher.board import Board
-from ichat.launcher.instance import Instance
+from ichat.launcher.instance import Instance, InstanceSpec
 from ichat.launcher.process import Exit
+from ichat.launcher.status import ModelInfo
 from ichat.launcher.supervisor import Supervisor
 from tests.unit.launcher.fakes import FakeProcess, settings
 
@@ -27,18 +28,19 @@ class Bench:
     def __init__(self, rules: Settings, *, leaves_after_s: float | None = 0.0) -> None:
         loop = asyncio.get_running_loop()
         self.board = Board(loop.time)
+        self.board.post_model(ModelInfo.of(rules.models[0], rules.timeouts))
         self.workers: list[FakeProcess] = []
         self.started: list[float] = []
         self._came = asyncio.Event()
 
-        def start() -> FakeProcess:
+        def start(spec: InstanceSpec) -> FakeProcess:
             self.workers.append(FakeProcess(leaves_after_s=leaves_after_s))
             self.started.append(loop.time())
             self._came.set()
             return self.workers[-1]
 
-        instance = Instance("demo/0", rules.models[0], start, self.board, rules.timeouts)
-        self.supervisor = Supervisor(instance, rules)
+        self.instance = Instance(InstanceSpec("demo/0", 0, rules.models[0]), start, self.board, rules.timeouts)
+        self.supervisor = Supervisor(self.instance, (rules.restarts, rules.timeouts))
         self.running = asyncio.create_task(self.supervisor.run())
 
     async def worker(self, number: int) -> FakeProcess:
@@ -102,6 +104,38 @@ async def test_a_death_is_red_at_once_and_followed_by_a_start_within_a_second(lo
         await one.worker(1)
         assert one.started[1] - one.started[0] < 1
         assert worker.burials == 1
+
+
+async def test_an_engine_may_rest_for_longer_than_a_start_may_take() -> None:
+    async with bench(settings(start_s=60)) as one:
+        worker = await one.ready_worker()
+        worker.say(messages.WorkerResting("paused"))
+        await asyncio.sleep(3600)
+        assert one.health == (False, "resting demo: paused, 3600 s")
+        assert one.workers == [worker]
+        await one.ready_worker()
+        assert one.health[0]
+
+
+async def test_a_command_reaches_the_worker_that_lives_and_its_answer_comes_back() -> None:
+    async with bench() as one:
+        assert (await one.instance.commands.ask("sleep", {}, 1)).status == 503
+        worker = await one.ready_worker()
+        asking = asyncio.create_task(one.instance.commands.ask("sleep", {"level": 1}, 60))
+        await settle()
+        assert messages.Control(1, "sleep", {"level": 1}) in worker.sent
+        worker.say(messages.ControlDone(1, 200, {}))
+        assert await asking == messages.ControlDone(1, 200, {})
+
+
+async def test_a_worker_that_ends_over_a_command_leaves_nobody_waiting() -> None:
+    async with bench(settings(probe_limit_s=10)) as one:
+        for number, end in enumerate((FakeProcess.end_by_kill, FakeProcess.stop_answering)):
+            worker = await one.ready_worker(number)
+            asking = asyncio.create_task(one.instance.commands.ask("sleep", {}, 600))
+            await settle()
+            end(worker)
+            assert (await asking).status == 502
 
 
 async def test_an_end_is_told_by_the_workers_last_words_and_the_systems() -> None:
@@ -298,10 +332,15 @@ async def test_a_worker_that_closes_its_channel_and_stays_is_replaced() -> None:
         assert worker.burials == 1
 
 
+def bug() -> None:
+    raise TypeError("a bug")
+
+
 async def test_a_bug_in_what_hears_the_worker_is_not_swallowed() -> None:
     async with bench() as one:
         worker = await one.worker(0)
-        worker.say(messages.WorkerReady(None, []))  # type: ignore[arg-type]
+        one.board.listen(bug)
+        worker.say(messages.WorkerPhase("weights"))
         with pytest.raises(TypeError):
             await one.running
         assert worker.burials == 1

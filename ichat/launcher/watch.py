@@ -1,0 +1,47 @@
+"""Looks at the configuration file from time to time: what changes and then stays as it is, is reloaded."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from ichat.config.schema import Settings
+from ichat.config.sources import config_digest
+
+
+class Watch:
+    """``known`` is the digest of the content that is served (``Document.digest``).
+
+    Polls: events of the file system do not come through bind mounts, network file systems and the links of a
+    ConfigMap, and a second is soon enough.
+
+    ``on_change`` is called and awaited when the content is another than before, and has stayed the same for
+    ``timeouts.settle_s``: a file that is being written is not read half-way. A file that is not there, or cannot be
+    read, is no change: somebody is about to replace it.
+    """
+
+    def __init__(
+        self, path: str, known: str, settings: Callable[[], Settings], on_change: Callable[[], Awaitable[object]]
+    ) -> None:
+        self._path, self._known, self._settings, self._on_change = path, known, settings, on_change
+
+    async def run(self) -> None:
+        """Until cancelled. Does nothing while ``reload.watch`` is false."""
+        while True:
+            await asyncio.sleep(self._settings().timeouts.watch_every_s)
+            if not self._settings().reload.watch:
+                continue
+            seen = config_digest(self._path)
+            if seen is not None and seen != self._known:
+                await self._settle(seen)
+                await self._on_change()
+
+    async def _settle(self, seen: str) -> None:
+        """Until it has not changed for a while; then that is what is known."""
+        while True:
+            await asyncio.sleep(self._settings().timeouts.settle_s)
+            now = config_digest(self._path)
+            if now is not None and now == seen:
+                self._known = seen
+                return
+            seen = now or ""
