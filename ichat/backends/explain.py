@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 from ichat.backends.engine_argv import own_args
@@ -13,12 +13,23 @@ from ichat.config.resolve import Resolved
 from ichat.config.schema import Model
 from ichat.config.secrets import masked_argv
 
+Accelerator = Literal["cpu", "cuda"]
 
-def render_explain(resolved: Resolved, accelerator: Literal["cpu", "cuda"]) -> str:
-    """For the model that is served: its engine's argv and, below, the other engine's, with what would be lost."""
-    model = resolved.model
+
+def render_explain(resolved: Resolved, accelerator_of: Callable[[Model], Accelerator], only: str | None = None) -> str:
+    """For each model, or the one that is named: its engine's argv and, below, the other engine's, with what would be
+    lost."""
+    models = [model for model in resolved.settings.models if only in {None, model.name}]
+    lines: list[str] = []
+    for model in models:
+        lines += [*([""] if lines else []), *_explain(model, accelerator_of(model))]
+    lines += _listed("Notices:", resolved.notices)
+    return "\n".join(lines) + "\n"
+
+
+def _explain(model: Model, accelerator: Accelerator) -> list[str]:
     if model.backend not in ARGS:
-        return f"{model.name} runs on the backend {model.backend}, which has no command line.\n"
+        return [f"{model.name} runs on the backend {model.backend}, which has no command line."]
     other = "sglang" if model.backend == "vllm" else "vllm"
     lines = [f"{model.name} on {_engine(model.backend).version} ({accelerator}):", "", *_argv(model, accelerator)]
     lines += _listed("What differs from the unified meaning:", _differences(_engine(model.backend), model))
@@ -30,15 +41,14 @@ def render_explain(resolved: Resolved, accelerator: Literal["cpu", "cuda"]) -> s
         lines.append(f"  cannot be said: {error}")
     lines += _listed("What differs from the unified meaning:", _differences(_engine(other), moved))
     lines += _listed("What would be lost:", _lost(_engine(model.backend), _engine(other), model))
-    lines += _listed("Notices:", resolved.notices)
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def _engine(backend: str) -> Engine:
     return load_engines()[backend]
 
 
-def _argv(model: Model, accelerator: Literal["cpu", "cuda"]) -> Iterator[str]:
+def _argv(model: Model, accelerator: Accelerator) -> Iterator[str]:
     """One flag with its values a line, as a shell would take it."""
     import shlex
 

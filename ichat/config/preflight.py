@@ -12,6 +12,7 @@ from typing import Any
 
 from ichat.config.resolve import Resolved
 from ichat.config.schema import Model
+from ichat.config.tls import check_tls
 from ichat.config.weights import WeightsError, check_weights, is_lfs_pointer, read_table
 from ichat.errors import ConfigError, ExitCode, Problem
 
@@ -34,15 +35,21 @@ WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf")
 
 
 def preflight(resolved: Resolved) -> tuple[str, ...]:
-    """Check the models that will be started. Raises ConfigError with all that is wrong (exit 66 missing, 65 damaged).
+    """Check what will be served: every model, and the certificate of the port.
 
-    Returns what a person should know although nothing is wrong.
+    Raises ConfigError with all that is wrong (exit 66 missing, 65 damaged). Returns what a person should know although
+    nothing is wrong.
     """
-    check = Check(resolved.model, resolved.origins.get(f"models.{resolved.model.name}.model_path", ""))
-    check.run()
-    if check.problems:
-        raise ConfigError(check.problems)
-    return tuple(check.notices)
+    problems = check_tls(resolved.settings.server, resolved.origins)
+    notices: list[str] = []
+    for model in resolved.settings.models:
+        check = Check(model, resolved.origins.get(f"models.{model.name}.model_path", ""))
+        check.run()
+        problems += check.problems
+        notices += check.notices
+    if problems:
+        raise ConfigError(problems)
+    return tuple(notices)
 
 
 @dataclass

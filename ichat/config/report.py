@@ -32,6 +32,9 @@ def _section(section: BaseModel, path: tuple[str, ...], origins: Any, depth: int
         if isinstance(value, BaseModel):
             yield f"{'  ' * depth}{name}:"
             yield from _section(value, (*path, name), origins, depth + 1)
+        elif isinstance(value, dict) and value:
+            yield f"{'  ' * depth}{name}:"
+            yield from _entries(value, ".".join((*path, name)), origins, depth + 1)
         else:
             yield _line(name, value, origins.get(".".join((*path, name))), depth)
 
@@ -44,13 +47,17 @@ def _model(model: Model, origins: Any) -> Iterator[str]:
             continue
         if name in {"engine_args", "vllm_args", "sglang_args", "env"}:
             yield f"    {name}:"
-            for key, entry in value.items():
-                yield _line(key, entry, origins.get(f"{prefix}.{name}.{key}", origins.get(f"{prefix}.{name}")), 3)
+            yield from _entries(value, f"{prefix}.{name}", origins, depth=3)
         elif name == "extra_argv":
             found = [place for key, place in origins.items() if key.startswith(f"{prefix}.{name}")]
             yield _line(name, masked_argv(value), ", ".join(dict.fromkeys(found)), 2)
         else:
             yield _line(name, value, origins.get(f"{prefix}.{name}"), 2)
+
+
+def _entries(values: dict[str, Any], path: str, origins: Any, depth: int) -> Iterator[str]:
+    for key, entry in values.items():
+        yield _line(key, entry, origins.get(f"{path}.{key}", origins.get(path)), depth)
 
 
 def _line(name: str, value: Any, origin: str | None, depth: int) -> str:

@@ -35,8 +35,8 @@ def test_every_file_in_configs_loads_and_names_its_schema(path, configure):
 
 def test_the_example_for_either_engine_runs_on_either(configure):
     text = (CONFIGS / "examples/either-engine.yaml").read_bytes()
-    assert configure(yaml=text).model.backend == "vllm"
-    assert configure("--backend=sglang", yaml=text).model.engine_args == {"disable-cuda-graph": True}
+    assert configure(yaml=text).settings.models[0].backend == "vllm"
+    assert configure("--backend=sglang", yaml=text).settings.models[0].engine_args == {"disable-cuda-graph": True}
 
 
 def test_the_default_file_has_every_key_and_switching_them_on_changes_nothing(configure):
@@ -54,7 +54,10 @@ def test_the_default_file_has_every_key_and_switching_them_on_changes_nothing(co
 def test_the_example_of_a_model_in_the_default_file_holds(configure):
     text = (CONFIGS / "configs.yaml").read_text()
     models = "models:" + text.rpartition("\nmodels:")[2]
-    assert configure(yaml=re.sub(r"^(\s*)#(?=[a-z_])", r"\1", models, flags=re.MULTILINE)).model.name == "qwen"
+    assert (
+        configure(yaml=re.sub(r"^(\s*)#(?=[a-z_])", r"\1", models, flags=re.MULTILINE)).settings.models[0].name
+        == "qwen"
+    )
 
 
 def test_the_schema_knows_what_the_resolver_knows():
