@@ -6,12 +6,13 @@ Only sizes, headers and small JSON files are read. A model of the hub is left to
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ichat.config.resolve import Resolved
 from ichat.config.schema import Model
+from ichat.config.secrets import hide
 from ichat.config.tls import check_tls
 from ichat.config.weights import WeightsError, check_weights, is_lfs_pointer, read_table
 from ichat.errors import ConfigError, ExitCode, Problem
@@ -48,7 +49,7 @@ def preflight(resolved: Resolved) -> tuple[str, ...]:
         problems += check.problems
         notices += check.notices
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError([replace(problem, message=hide(problem.message, resolved.hidden)) for problem in problems])
     return tuple(notices)
 
 

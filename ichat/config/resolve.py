@@ -20,9 +20,11 @@ from ichat.config.notices import notices_of
 from ichat.config.one_model import ModelResolver, choose_backend
 from ichat.config.ranks import RankReader, on_command_line
 from ichat.config.schema import Model, Settings
+from ichat.config.secrets import hide
 from ichat.config.selection import VARIABLE, select_models
 from ichat.config.settings_file import FileSettings, read_file
 from ichat.config.sources import Sources
+from ichat.config.substitution import Substitution, variables_in
 from ichat.config.values import Given, read_section
 from ichat.config.variables import VariableSettings, read_variables
 from ichat.errors import ConfigError, Problem
@@ -32,12 +34,14 @@ _ENGINE_VARIABLES = ("ICHAT_VLLM_ARGS", "ICHAT_SGLANG_ARGS")
 
 @dataclass(frozen=True)
 class Resolved:
-    """The settings that hold. ``origins`` names the place of each value that somebody gave, by its dotted path."""
+    """The settings that hold. ``origins`` names the place of each value that somebody gave, by its dotted path;
+    ``hidden`` are texts that may not be shown wherever they stand (secrets by the names of their variables)."""
 
     settings: Settings
     origins: Mapping[str, str]
     notices: tuple[str, ...]
     sources: Sources
+    hidden: frozenset[str] = frozenset()
 
 
 def resolve(sources: Sources, engines: Mapping[str, Engine]) -> Resolved:
@@ -47,19 +51,28 @@ def resolve(sources: Sources, engines: Mapping[str, Engine]) -> Resolved:
     Of the file system only this is asked: whether a model's path exists here, and where the demo model lies.
     """
     file = read_file(sources.document)
-    environment = read_variables(sources.variables, list(file.models))
+    used = variables_in(sources.document.root) if sources.document else set()
+    environment = read_variables(sources.variables, list(file.models), used)
     selected, unknown = select_models(file.models, sources.variables.get(VARIABLE))
-    file = replace(file, models=selected)
+    substitution = Substitution(sources.environ)
+    file = replace(file, models=selected, givens=_filled(file, selected, substitution))
     resolver = _Resolver(sources, engines, file, environment, ModelResolver(sources, engines))
     models = resolver.several_models() if len(file.models) > 1 else resolver.only_model()
     resolver.refuse_collisions(models)
     fixed = resolver.fixed_sections()
     problems = [*sources.problems, *unknown, *resolver.models.problems, *environment.problems, *file.problems]
-    if problems:
-        raise ConfigError(_each_once(problems))
+    if problems or substitution.problems:
+        raise ConfigError(_told(problems, substitution))
     is_key_in_argv = resolver.models.origins.get("server.api_key") == "--api-key"
-    notices = (*environment.notices, *notices_of(models, engines, is_key_in_argv=is_key_in_argv))
-    return Resolved(Settings(models=tuple(models), **fixed), resolver.models.origins, notices, sources)
+    found = (*environment.notices, *notices_of(models, engines, is_key_in_argv=is_key_in_argv))
+    notices = tuple(hide(notice, substitution.hidden) for notice in found)
+    return Resolved(
+        Settings(models=tuple(models), **fixed),
+        resolver.models.origins,
+        notices,
+        sources,
+        frozenset(substitution.hidden),
+    )
 
 
 @dataclass
@@ -177,6 +190,21 @@ class _Resolver:
         unclear += [given for path, given in line.givens.items() if path[0] == "model"]
         unclear += [on_command_line(argument) for argument in line.arguments]
         self.models.problems += [given.problem(f"{which}; set it there.", "E-CFG-AMBIGUOUS") for given in unclear]
+
+
+def _filled(file: FileSettings, selected: Mapping[str, Given], substitution: Substitution) -> dict[Path, Given]:
+    """What the file gives, with its variables; those of models that are not served may be set elsewhere only."""
+    return {
+        path: substitution.fill(given) if path[0] != "models" or path[1] in selected else given
+        for path, given in file.givens.items()
+    }
+
+
+def _told(problems: list[Problem], substitution: Substitution) -> list[Problem]:
+    """What follows from a variable that is not set is left out, and secrets of variables are."""
+    unset = {problem.place for problem in substitution.problems}
+    found = [*substitution.problems, *(problem for problem in problems if problem.place not in unset)]
+    return [replace(problem, message=hide(problem.message, substitution.hidden)) for problem in _each_once(found)]
 
 
 def _each_once(problems: list[Problem]) -> list[Problem]:

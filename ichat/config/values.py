@@ -205,7 +205,7 @@ def _from_scalar(kind: Kind, node: Scalar) -> Any:
 
 
 def _advice(kind: Kind, node: Scalar) -> str:
-    if kind.is_secret or not node.text:
+    if (kind.is_secret and not node.variables) or not node.text:
         return ""
     if kind.word == "text" and not node.is_quoted:
         return "; put it in quotes if that is the text"
