@@ -20,7 +20,7 @@ usage: ichat [COMMAND] [ARGUMENTS]
 
   serve      serve a model (the command when there is none); without any setting: the demo model
   config     print the settings that hold, and where each comes from
-  explain    print the command line that either engine gets, and what would change on the other
+  explain    print the command line that either engine gets, and what would change on the other; `explain MODEL` for one
   health     one line: is it ready? Exit code 0 only then
   status     a table: every instance, its state, process, restarts
   plan       what a reload of the configuration file would change in the running ichat, and how
@@ -163,11 +163,15 @@ def _config(argv: Sequence[str]) -> int:
 
 
 def _explain(argv: Sequence[str]) -> int:
-    resolved = _resolve(argv)
+    name, rest = (None, argv) if not argv or argv[0].startswith("-") else (argv[0], argv[1:])
+    resolved = _resolve(rest)
+    names = [model.name for model in resolved.settings.models]
+    if name is not None and name not in names:
+        raise UsageError(f'explain: there is no model "{name}". There is {", ".join(names)}.')
     from ichat.backends.explain import render_explain
     from ichat.launcher.environment import accelerator_of
 
-    _say(render_explain(resolved, accelerator_of(resolved.model)))
+    _say(render_explain(resolved, accelerator_of, name))
     return 0
 
 

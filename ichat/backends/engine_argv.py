@@ -65,10 +65,16 @@ def unified_argv(engine: Engine, model: Model) -> list[str]:
     """The unified arguments of a model in one engine's words, in the order of the table."""
     argv: list[str] = []
     for word in engine.words:
-        value = model.served_name if word.setting == "served_model_name" else getattr(model, word.setting)
+        flag = engine.catalogue.by_spelling[word.flag]
+        value = _names(flag, model) if word.setting == "served_model_name" else getattr(model, word.setting)
         if value is not None:
-            argv += say(engine.catalogue.by_spelling[word.flag], word, value, model)
+            argv += say(flag, word, value, model)
     return argv
+
+
+def _names(flag: Flag, model: Model) -> str | tuple[str, ...]:
+    """vLLM answers to the names that it was told; SGLang has one name and does not compare it with a request's."""
+    return model.served_names if flag.kind == "values" and model.aliases else model.served_name
 
 
 def say(flag: Flag, word: Word, value: Any, model: Model) -> list[str]:

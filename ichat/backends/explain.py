@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 from ichat.backends.engine_argv import own_args
@@ -11,43 +11,58 @@ from ichat.config.engine import Engine
 from ichat.config.flags import WrongValueError
 from ichat.config.resolve import Resolved
 from ichat.config.schema import Model
-from ichat.config.secrets import masked_argv
+from ichat.config.secrets import hide, masked_argv
+
+Accelerator = Literal["cpu", "cuda"]
 
 
-def render_explain(resolved: Resolved, accelerator: Literal["cpu", "cuda"]) -> str:
-    """For the model that is served: its engine's argv and, below, the other engine's, with what would be lost."""
-    model = resolved.model
+def render_explain(resolved: Resolved, accelerator_of: Callable[[Model], Accelerator], only: str | None = None) -> str:
+    """For each model, or the one that is named: its engine's argv and, below, the other engine's, with what would be
+    lost."""
+    models = [model for model in resolved.settings.models if only in {None, model.name}]
+    lines: list[str] = []
+    for model in models:
+        lines += [*([""] if lines else []), *_explain(model, accelerator_of(model), resolved.hidden)]
+    lines += _listed("Notices:", resolved.notices)
+    text: str = hide("\n".join(lines), resolved.hidden)
+    return text + "\n"
+
+
+def _explain(model: Model, accelerator: Accelerator, hidden: frozenset[str]) -> list[str]:
     if model.backend not in ARGS:
-        return f"{model.name} runs on the backend {model.backend}, which has no command line.\n"
+        return [f"{model.name} runs on the backend {model.backend}, which has no command line."]
     other = "sglang" if model.backend == "vllm" else "vllm"
-    lines = [f"{model.name} on {_engine(model.backend).version} ({accelerator}):", "", *_argv(model, accelerator)]
+    lines = [
+        f"{model.name} on {_engine(model.backend).version} ({accelerator}):",
+        "",
+        *_argv(model, accelerator, hidden),
+    ]
     lines += _listed("What differs from the unified meaning:", _differences(_engine(model.backend), model))
     moved = model.model_copy(update={"backend": other, "engine_args": {}, "extra_argv": ()})
     lines += ["", f"the same on {_engine(other).version} ({accelerator}):", ""]
     try:
-        lines += _argv(moved, accelerator)
+        lines += _argv(moved, accelerator, hidden)
     except WrongValueError as error:
         lines.append(f"  cannot be said: {error}")
     lines += _listed("What differs from the unified meaning:", _differences(_engine(other), moved))
     lines += _listed("What would be lost:", _lost(_engine(model.backend), _engine(other), model))
-    lines += _listed("Notices:", resolved.notices)
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def _engine(backend: str) -> Engine:
     return load_engines()[backend]
 
 
-def _argv(model: Model, accelerator: Literal["cpu", "cuda"]) -> Iterator[str]:
+def _argv(model: Model, accelerator: Accelerator, hidden: frozenset[str]) -> Iterator[str]:
     """One flag with its values a line, as a shell would take it."""
     import shlex
 
     argv = ARGS[model.backend].to_argv(model, accelerator=accelerator)
     for argument in _engine(model.backend).catalogue.split(argv):
-        yield "  " + " ".join(shlex.quote(word) for word in masked_argv(argument.tokens))
+        yield "  " + " ".join(shlex.quote(word) for word in hide(masked_argv(argument.tokens), hidden))
     needed = ARGS[model.backend].environment(model, accelerator) | model.env
     shown = masked_argv([f"--{name}={value}" for name, value in sorted(needed.items())])
-    yield "  environment: " + " ".join(shlex.quote(word.removeprefix("--")) for word in shown)
+    yield "  environment: " + " ".join(shlex.quote(word.removeprefix("--")) for word in hide(shown, hidden))
 
 
 def _differences(engine: Engine, model: Model) -> Iterator[str]:

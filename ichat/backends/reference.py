@@ -93,6 +93,7 @@ def json_schema() -> str:
     found["ModelSettings"]["properties"]["context_length"]["anyOf"].insert(
         1, {"type": "string", "pattern": "^[0-9]+(k|K|Ki)$"}
     )
+    found["Variable"] = {"type": "string", "pattern": r"\$\{", "description": "${NAME} or ${NAME:-default}"}
     model = {"$ref": "#/$defs/ModelSettings"}
     properties: dict[str, Any] = {name: {"$ref": f"#/$defs/{section.__name__}"} for name, section in fixed.items()}
     properties |= {"defaults": model, "models": {"type": ["object", "null"], "additionalProperties": model}}
@@ -111,11 +112,39 @@ def _simplify(section: dict[str, Any]) -> None:
     """Without generated titles, without what is only for tests; an empty section is allowed."""
     section.pop("title", None)
     section["type"] = ["object", "null"]
-    for field in section["properties"].values():
+    for name, field in section["properties"].items():
         field.pop("title", None)
         for option in (field, *field.get("anyOf", ())):
             if "enum" in option:
                 option["enum"] = [choice for choice in option["enum"] if choice not in HIDDEN_CHOICES]
+        if "$ref" not in field:
+            section["properties"][name] = _or_variable(field)
+
+
+_VARIABLE = {"$ref": "#/$defs/Variable"}
+
+
+def _or_variable(field: dict[str, Any]) -> dict[str, Any]:
+    """Every value may come from the environment; where any text may stand, that is text already."""
+    about = {key: field[key] for key in ("default", "description") if key in field}
+    options = list(_options({key: value for key, value in field.items() if key not in about}))
+    if _VARIABLE in options:
+        options = [*(option for option in options if option != _VARIABLE), _VARIABLE]
+    return (options[0] if len(options) == 1 else {"anyOf": options}) | about
+
+
+def _options(field: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    if "anyOf" in field:
+        for option in field["anyOf"]:
+            yield from _options(option)
+    elif "items" in field:
+        yield field | {"items": _or_variable(field["items"])}
+    elif isinstance(field.get("additionalProperties"), dict):
+        yield field | {"additionalProperties": _or_variable(field["additionalProperties"])}
+    else:
+        yield field
+        if field["type"] in {"integer", "number", "boolean"} or {"pattern", "enum"} & field.keys():
+            yield _VARIABLE
 
 
 # ---- the tables of the page -----------------------------------------------------------------------------------

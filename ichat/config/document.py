@@ -30,12 +30,15 @@ _TRAP = re.compile(
 
 @dataclass(frozen=True)
 class Scalar:
-    """One word or quoted text."""
+    """One word or quoted text. ``variables`` are those of the environment that are in it (see substitution.py);
+    ``is_hidden``: it holds a secret by the name of one of them."""
 
     text: str
     is_quoted: bool
     line: int
     column: int
+    variables: tuple[str, ...] = ()
+    is_hidden: bool = False
 
     @property
     def is_null(self) -> bool:
@@ -62,9 +65,12 @@ class Scalar:
     @property
     def literal(self) -> str:
         """As written, for a person."""
+        source = f" (from {', '.join(self.variables)})" if self.variables else ""
+        if self.is_hidden:
+            return f"what is not shown{source}"
         if self.is_quoted:
-            return f'the text "{_short(self.text)}"'
-        return f"`{_short(self.text)}`" if self.text else "nothing"
+            return f'the text "{_short(self.text)}"{source}'
+        return (f"`{_short(self.text)}`" if self.text else "nothing") + source
 
 
 @dataclass(frozen=True)
@@ -123,6 +129,12 @@ def _short(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:59]}…"
 
 
+def _advice(text: str, mark: Any) -> str:
+    """YAML itself cannot read ${…} inside of {…} and […]."""
+    line = text.splitlines()[mark.line : mark.line + 1] if mark else []
+    return ' Within {…} and […] write "${NAME}" in quotes, or one entry a line.' if "${" in "".join(line) else ""
+
+
 class _FormError(Exception):
     def __init__(self, mark: Any, message: str) -> None:
         super().__init__(message)
@@ -148,7 +160,8 @@ class _Builder:
             return _refused(self.name, f"{self.name}:{line}:1", problem)
         except yaml.MarkedYAMLError as error:
             context = f" {error.context}" if error.context else ""
-            return self._end(error.problem_mark or error.context_mark, f"{error.problem}{context}.")
+            mark = error.problem_mark or error.context_mark
+            return self._end(mark, f"{error.problem}{context}.{_advice(text, mark)}")
         return Document(self.name, root, tuple(self.problems))
 
     def _end(self, mark: Any, message: str) -> Document:
@@ -199,6 +212,9 @@ class _Builder:
             value = self._node(next(events), events, depth + 1)
             if not isinstance(key, Scalar):
                 self._problem(event.start_mark, "a key must be a word.")
+            elif "${" in key.text:
+                message = f"{_short(key.text)}: variables are read in values, not in keys. Write the key itself."
+                self._problem(event.start_mark, message, "E-CFG-VALUE")
             elif key.text in items:
                 first = items[key.text][0]
                 message = f"{key.text}: stands here again; first in line {first.line}. Remove one of them."

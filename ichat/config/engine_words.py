@@ -59,8 +59,8 @@ class Reader:
                 found.problems.append(self._unknown(argument.word, place))
             elif problem := self._refused(argument.flag, argument.wrong or wrong_character(argument.values), place):
                 found.problems.append(problem)
-            elif setting := self._as_setting(argument, place):
-                found.settings.append(setting)
+            elif settings := self._as_settings(argument, place):
+                found.settings += settings
             else:
                 self._keep(found, argument, place)
         return found
@@ -75,8 +75,8 @@ class Reader:
                 found.problems.append(self._unknown(f"--{key.lstrip('-')}", place, is_key=True))
             elif problem := self._refused(flag, _wrong(flag, value), place):
                 found.problems.append(problem)
-            elif value is not None and (setting := self._value_as_setting(flag, value, place)):
-                found.settings.append(setting)
+            elif value is not None and (settings := self._value_as_settings(flag, value, place)):
+                found.settings += settings
             elif flag.dest in found.givens:
                 found.problems.append(place.problem(f"{flag.key} is given twice here.", "E-CFG-DUPLICATE"))
             elif value is not None:
@@ -109,29 +109,34 @@ class Reader:
             return place.problem(f"{self.engine.title}'s {flag.word} {wrong}.")
         return None
 
-    def _as_setting(self, argument: Argument, place: Given) -> tuple[str, Given] | None:
+    def _as_settings(self, argument: Argument, place: Given) -> list[tuple[str, Given]]:
         assert argument.flag is not None
         if "." in argument.word:
-            return None
+            return []
         if argument.flag.kind in {"toggle", "switch"}:
-            return self._value_as_setting(argument.flag, not argument.is_negated, place)
+            return self._value_as_settings(argument.flag, not argument.is_negated, place)
         value = list(argument.values) if argument.flag.kind == "values" else argument.values[0]
-        return self._value_as_setting(argument.flag, value, place)
+        return self._value_as_settings(argument.flag, value, place)
 
-    def _value_as_setting(self, flag: Flag, value: Any, place: Given) -> tuple[str, Given] | None:
+    def _value_as_settings(self, flag: Flag, value: Any, place: Given) -> list[tuple[str, Given]]:
         """The unified argument that a flag with this value is, if it means just the same."""
         word = self.engine.word_of(flag)
         if word is None or not word.is_same:
-            return None
+            return []
+        aliases: list[tuple[str, Given]] = []
+        if word.setting == "served_model_name" and isinstance(value, list):  # vLLM: the first name, and the others
+            names = [str(name) for name in value]
+            value = names[0] if names else None
+            aliases = [("aliases", replace(place, raw=names[1:]))] if names[1:] else []
         kind = kinds(ModelSettings)[word.setting]
-        if kind.word != "list" and isinstance(value, list):  # several served names: the engine's own business
+        if kind.word != "list" and isinstance(value, list):
             value = value[0] if len(value) == 1 else None
         raw = value if isinstance(value, bool | list) else str(value)
         try:
             read(kind, raw)
         except WrongValueError:
-            return None  # the engine's flag takes more than the unified argument: --max-model-len auto
-        return (word.setting, replace(place, raw=raw)) if value is not None else None
+            return []  # the engine's flag takes more than the unified argument: --max-model-len auto
+        return [(word.setting, replace(place, raw=raw)), *aliases] if value is not None else []
 
     def _unknown(self, word: str, place: Given, *, is_key: bool = False) -> Problem:
         if not word.startswith("-"):

@@ -16,10 +16,10 @@ HIDDEN_CHOICES = {"fake"}  # for tests only, not to be recommended
 
 @dataclass(frozen=True)
 class Kind:
-    """What a setting holds. ``tokens`` is a whole number that may end in k; ``texts`` a mapping to texts; ``gpus`` a
-    number of GPUs or lists of their ids."""
+    """What a setting holds. ``tokens`` is a whole number that may end in k; ``texts`` a mapping to texts,
+    ``variables`` one whose keys are names of variables; ``gpus`` a number of GPUs or lists of their ids."""
 
-    word: Literal["int", "tokens", "float", "bool", "text", "list", "mapping", "texts", "gpus"]
+    word: Literal["int", "tokens", "float", "bool", "text", "list", "mapping", "texts", "variables", "gpus"]
     is_optional: bool
     is_secret: bool
     expected: str  # "a whole number from 0 to 65535"
@@ -45,7 +45,7 @@ def _kind(name: str, info: FieldInfo) -> Kind:
     if get_origin(base) is not Literal and base is not SecretStr:
         words = {int: "int", float: "float", bool: "bool", str: "text", tuple: "list", dict: "mapping"}
         word = "texts" if base in (dict[str, str], _SECRETS) else words[get_origin(base) or base]
-    word = {"context_length": "tokens", "gpus": "gpus"}.get(name, word)
+    word = {"context_length": "tokens", "gpus": "gpus", "env": "variables"}.get(name, word)
     return Kind(word, is_optional, base in (SecretStr, _SECRETS), _expected(name, word, base, bounds))
 
 
@@ -74,9 +74,12 @@ def _expected(name: str, word: str, base: Any, bounds: list[Any]) -> str:
         "list": "a list",
         "mapping": "a mapping",
         "texts": "a mapping of names to texts",
+        "variables": "a mapping of names to texts",
         "text": "text",
         "gpus": "a number of GPUs or a list of lists of their ids",
     }
+    if word == "gpus":
+        return nouns[word]
     if any(getattr(b, "pattern", None) for b in _flat(bounds)):
         return "a name (letters, digits and . _ / : -, beginning with a letter or digit)"
     return nouns[word] + _range(_flat(bounds))

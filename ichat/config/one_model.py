@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ichat.config.document import Scalar
 from ichat.config.engine import Engine
 from ichat.config.flags import WrongValueError
+from ichat.config.gpus import place
 from ichat.config.kinds import kinds
 from ichat.config.merge import Merged, Rank, merge
 from ichat.config.ranks import RankReader
@@ -34,8 +35,8 @@ class ModelResolver:
     sources: Sources
     engines: Mapping[str, Engine]
     problems: list[Problem] = field(default_factory=list)
-    notices: list[str] = field(default_factory=list)
     origins: dict[str, str] = field(default_factory=dict)
+    givens: dict[str, dict[str, Given]] = field(default_factory=dict)  # by model and key: those that hold
 
     def resolve(self, key: Given | None, backend: str, ranks: Sequence[Rank], given_name: Given | None) -> Model | None:
         """``key`` is the model's key in the file, None when the file has none; ``ranks`` stand lowest first."""
@@ -51,6 +52,10 @@ class ModelResolver:
         if path is None or self.problems:
             return None
         values |= {"model_path": path, "backend": backend} | self._absolute(values)
+        placed, wrong = place(values, merged.givens, _own(values, engine))
+        values |= placed
+        self.problems += wrong
+        self.givens[named] = merged.givens
         self.origins |= {f"models.{named}.{key}": given.place for key, given in merged.givens.items()}
         self._check(merged, values, named, engine)
         return None if self.problems else Model(name=named, **values)
@@ -129,12 +134,18 @@ class ModelResolver:
             refuse("node_rank", f"is {rank}, but nnodes is {values.get('nnodes', 1)}: ranks count from 0.")
         if "dist_init_addr" in values and not values["dist_init_addr"].rpartition(":")[2].isdigit():
             refuse("dist_init_addr", f'expected host:port, found "{values["dist_init_addr"]}".')
-        served = values.get("served_model_name", name)
-        if engine and engine.name == "sglang" and ":" in served:
-            message = f'"{served}" has a colon, which marks an adapter for SGLang. Choose another served_model_name.'
-            refuse("served_model_name", message)
         if engine:
+            self._check_names(engine, values, name, refuse)
             self._check_choices(engine, merged, values)
+
+    def _check_names(
+        self, engine: Engine, values: dict[str, Any], name: str, refuse: Callable[[str, str], None]
+    ) -> None:
+        said = [("served_model_name", values.get("served_model_name", name))]
+        said += [("aliases", alias) for alias in values.get("aliases", ())]
+        for key, served in said if engine.name == "sglang" else ():
+            if ":" in served:
+                refuse(key, f'"{served}" has a colon, which marks an adapter for SGLang. Choose another name.')
 
     def _check_choices(self, engine: Engine, merged: Merged, values: dict[str, Any]) -> None:
         """What the engine's parser would refuse, as far as its table of flags tells."""
@@ -148,6 +159,15 @@ class ModelResolver:
                     engine.flag_of(word.setting).to_argv(list(converted) if isinstance(converted, tuple) else converted)
             except WrongValueError as error:
                 self.problems.append(given.problem(f"{engine.title}: {error}."))
+
+
+def _own(values: Mapping[str, Any], engine: Engine | None) -> dict[str, Any]:
+    """What the model says in its engine's own words, by flag."""
+    said = dict(values.get("engine_args", {}))
+    for argument in engine.catalogue.split(values.get("extra_argv", ())) if engine else ():
+        if argument.flag is not None:
+            said[argument.flag.key] = argument.values[0] if argument.values else not argument.is_negated
+    return said
 
 
 def _text(given: Given) -> str:

@@ -6,12 +6,14 @@ Only sizes, headers and small JSON files are read. A model of the hub is left to
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ichat.config.resolve import Resolved
 from ichat.config.schema import Model
+from ichat.config.secrets import hide
+from ichat.config.tls import check_tls
 from ichat.config.weights import WeightsError, check_weights, is_lfs_pointer, read_table
 from ichat.errors import ConfigError, ExitCode, Problem
 
@@ -34,15 +36,21 @@ WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf")
 
 
 def preflight(resolved: Resolved) -> tuple[str, ...]:
-    """Check the models that will be started. Raises ConfigError with all that is wrong (exit 66 missing, 65 damaged).
+    """Check what will be served: every model, and the certificate of the port.
 
-    Returns what a person should know although nothing is wrong.
+    Raises ConfigError with all that is wrong (exit 66 missing, 65 damaged). Returns what a person should know although
+    nothing is wrong.
     """
-    check = Check(resolved.model, resolved.origins.get(f"models.{resolved.model.name}.model_path", ""))
-    check.run()
-    if check.problems:
-        raise ConfigError(check.problems)
-    return tuple(check.notices)
+    problems = check_tls(resolved.settings.server, resolved.origins)
+    notices: list[str] = []
+    for model in resolved.settings.models:
+        check = Check(model, resolved.origins.get(f"models.{model.name}.model_path", ""))
+        check.run()
+        problems += check.problems
+        notices += check.notices
+    if problems:
+        raise ConfigError([replace(problem, message=hide(problem.message, resolved.hidden)) for problem in problems])
+    return tuple(notices)
 
 
 @dataclass

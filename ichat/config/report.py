@@ -2,77 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel
 
 from ichat.config.resolve import Resolved
-from ichat.config.schema import Model, Settings
-from ichat.config.secrets import mask, masked_argv
+from ichat.config.schema import Model
+from ichat.config.secrets import hide, mask, masked_argv
 
 
 def render_config(resolved: Resolved) -> str:
     """A page of valid YAML, each value with its origin. Of a model only what somebody set is shown."""
-    settings, origins = resolved.settings, resolved.origins
+    settings, page = resolved.settings, _Page(resolved.origins, resolved.hidden)
     lines: list[str] = []
     for name in type(settings).model_fields:
         if name != "models":
-            lines += [f"{name}:", *_section(getattr(settings, name), (name,), origins, depth=1)]
+            lines += [f"{name}:", *page.section(getattr(settings, name), (name,), depth=1)]
     lines.append("models:")
     for model in settings.models:
-        lines += [f"  {model.name}:", *_model(model, origins)]
+        lines += [f"  {model.name}:", *page.model(model)]
     lines += [f"# {notice}" for notice in resolved.notices]
     return "\n".join(_aligned(lines)) + "\n"
 
 
-def render_settings(settings: Settings) -> dict[str, Any]:
-    """The settings as JSON has them, without secrets; of a model only what is set."""
-    shown = {name: _plain(getattr(settings, name)) for name in type(settings).model_fields if name != "models"}
-    models = {
-        model.name: mask("", model.model_dump(exclude_defaults=True, exclude={"name"})) for model in settings.models
-    }
-    return shown | {"models": models}
+@dataclass(frozen=True)
+class _Page:
+    origins: Mapping[str, str]
+    hidden: frozenset[str]
 
+    def section(self, section: BaseModel, path: tuple[str, ...], depth: int) -> Iterator[str]:
+        for name in type(section).model_fields:
+            value, full = getattr(section, name), ".".join((*path, name))
+            if isinstance(value, BaseModel):
+                yield f"{'  ' * depth}{name}:"
+                yield from self.section(value, (*path, name), depth + 1)
+            elif isinstance(value, dict) and value:
+                yield f"{'  ' * depth}{name}:"
+                yield from self._entries(value, full, depth + 1)
+            else:
+                yield self._line(name, value, self.origins.get(full), depth)
 
-def _plain(section: BaseModel) -> Any:
-    return mask("", section.model_dump())
+    def model(self, model: Model) -> Iterator[str]:
+        prefix = f"models.{model.name}"
+        for name, info in Model.model_fields.items():
+            value, origin = getattr(model, name), self.origins.get(f"{prefix}.{name}")
+            if name == "name" or (value == info.get_default() and origin is None and name != "backend"):
+                continue
+            if name in {"engine_args", "vllm_args", "sglang_args", "env"}:
+                yield f"    {name}:"
+                yield from self._entries(value, f"{prefix}.{name}", depth=3)
+            elif name == "extra_argv":
+                found = [place for key, place in self.origins.items() if key.startswith(f"{prefix}.{name}")]
+                yield self._line(name, masked_argv(value), ", ".join(dict.fromkeys(found)), 2)
+            else:
+                yield self._line(name, value, origin, 2)
 
+    def _entries(self, values: dict[str, Any], path: str, depth: int) -> Iterator[str]:
+        for key, entry in values.items():
+            yield self._line(key, entry, self.origins.get(f"{path}.{key}", self.origins.get(path)), depth)
 
-def _section(section: BaseModel, path: tuple[str, ...], origins: Any, depth: int) -> Iterator[str]:
-    for name in type(section).model_fields:
-        value = getattr(section, name)
-        if isinstance(value, BaseModel):
-            yield f"{'  ' * depth}{name}:"
-            yield from _section(value, (*path, name), origins, depth + 1)
-        else:
-            yield _line(name, value, origins.get(".".join((*path, name))), depth)
+    def _line(self, name: str, value: Any, origin: str | None, depth: int) -> str:
+        import yaml
 
-
-def _model(model: Model, origins: Any) -> Iterator[str]:
-    prefix = f"models.{model.name}"
-    for name, info in Model.model_fields.items():
-        value = getattr(model, name)
-        if name == "name" or (value == info.get_default() and f"{prefix}.{name}" not in origins and name != "backend"):
-            continue
-        if name in {"engine_args", "vllm_args", "sglang_args", "env"}:
-            yield f"    {name}:"
-            for key, entry in value.items():
-                yield _line(key, entry, origins.get(f"{prefix}.{name}.{key}", origins.get(f"{prefix}.{name}")), 3)
-        elif name == "extra_argv":
-            found = [place for key, place in origins.items() if key.startswith(f"{prefix}.{name}")]
-            yield _line(name, masked_argv(value), ", ".join(dict.fromkeys(found)), 2)
-        else:
-            yield _line(name, value, origins.get(f"{prefix}.{name}"), 2)
-
-
-def _line(name: str, value: Any, origin: str | None, depth: int) -> str:
-    import yaml
-
-    if isinstance(value, tuple):
-        value = list(value)
-    text = yaml.safe_dump(mask(name, value), default_flow_style=True, width=10**6, allow_unicode=True)
-    return f"{'  ' * depth}{name}: {text.removesuffix(chr(10)).removesuffix('...').strip()}\t# {origin or 'default'}"
+        shown = hide(mask(name, value), self.hidden)
+        shown = list(shown) if isinstance(shown, tuple) else shown
+        text = yaml.safe_dump(shown, default_flow_style=True, width=10**6, allow_unicode=True)
+        text = text.removesuffix("\n").removesuffix("...").strip()
+        return f"{'  ' * depth}{name}: {text}\t# {origin or 'default'}"
 
 
 def _aligned(lines: list[str]) -> list[str]:

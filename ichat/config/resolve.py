@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import BaseModel
 
+from ichat.config.agreement import disagreements, without_slashes
+from ichat.config.api_keys import gather_keys
+from ichat.config.collisions import same_gpus, same_names
 from ichat.config.command_line import CommandLine, peek, read_command_line
 from ichat.config.engine import Engine
 from ichat.config.merge import Rank
 from ichat.config.names import Path, model_variable, sections, words
 from ichat.config.nearest import nearest
+from ichat.config.notices import notices_of
 from ichat.config.one_model import ModelResolver, choose_backend
 from ichat.config.ranks import RankReader, on_command_line
 from ichat.config.schema import Model, Settings
+from ichat.config.secrets import hide
 from ichat.config.selection import VARIABLE, select_models
 from ichat.config.settings_file import FileSettings, read_file
 from ichat.config.sources import Sources
+from ichat.config.substitution import Substitution, variables_in
 from ichat.config.values import Given, read_section
 from ichat.config.variables import VariableSettings, read_variables
 from ichat.errors import ConfigError, Problem
@@ -28,17 +34,14 @@ _ENGINE_VARIABLES = ("ICHAT_VLLM_ARGS", "ICHAT_SGLANG_ARGS")
 
 @dataclass(frozen=True)
 class Resolved:
-    """The settings that hold. ``origins`` names the place of each value that somebody gave, by its dotted path."""
+    """The settings that hold. ``origins`` names the place of each value that somebody gave, by its dotted path;
+    ``hidden`` are texts that may not be shown wherever they stand (secrets by the names of their variables)."""
 
     settings: Settings
     origins: Mapping[str, str]
     notices: tuple[str, ...]
     sources: Sources
-
-    @property
-    def model(self) -> Model:
-        """The model that this version serves: the first."""
-        return self.settings.models[0]
+    hidden: frozenset[str] = frozenset()
 
 
 def resolve(sources: Sources, engines: Mapping[str, Engine]) -> Resolved:
@@ -48,17 +51,28 @@ def resolve(sources: Sources, engines: Mapping[str, Engine]) -> Resolved:
     Of the file system only this is asked: whether a model's path exists here, and where the demo model lies.
     """
     file = read_file(sources.document)
-    environment = read_variables(sources.variables, list(file.models))
+    used = variables_in(sources.document.root) if sources.document else set()
+    environment = read_variables(sources.variables, list(file.models), used)
     selected, unknown = select_models(file.models, sources.variables.get(VARIABLE))
-    file = replace(file, models=selected)
+    substitution = Substitution(sources.environ)
+    file = replace(file, models=selected, givens=_filled(file, selected, substitution))
     resolver = _Resolver(sources, engines, file, environment, ModelResolver(sources, engines))
     models = resolver.several_models() if len(file.models) > 1 else resolver.only_model()
-    fixed = {path[0]: resolver.section(path) for path in sections() if len(path) == 1}
+    resolver.refuse_collisions(models)
+    fixed = resolver.fixed_sections()
     problems = [*sources.problems, *unknown, *resolver.models.problems, *environment.problems, *file.problems]
-    if problems:
-        raise ConfigError(_each_once(problems))
-    notices = (*environment.notices, *resolver.models.notices, *_notices(models, resolver, engines))
-    return Resolved(Settings(models=tuple(models), **fixed), resolver.models.origins, notices, sources)
+    if problems or substitution.problems:
+        raise ConfigError(_told(problems, substitution))
+    is_key_in_argv = resolver.models.origins.get("server.api_key") == "--api-key"
+    found = (*environment.notices, *notices_of(models, engines, is_key_in_argv=is_key_in_argv))
+    notices = tuple(hide(notice, substitution.hidden) for notice in found)
+    return Resolved(
+        Settings(models=tuple(models), **fixed),
+        resolver.models.origins,
+        notices,
+        sources,
+        frozenset(substitution.hidden),
+    )
 
 
 @dataclass
@@ -69,6 +83,18 @@ class _Resolver:
     environment: VariableSettings
     models: ModelResolver
     command_line: CommandLine | None = None
+    givens: dict[str, Given] = field(default_factory=dict)  # of the fixed sections, by dotted path: those that hold
+
+    def fixed_sections(self) -> dict[str, Any]:
+        """The sections beside the models, checked together, with every key of the public port in one place."""
+        found = {path[0]: self.section(path) for path in sections() if len(path) == 1}
+        self.models.problems += disagreements(found["server"], found["admin"], found["gateway"], self.givens)
+        of_server = {path.removeprefix("server."): given for path, given in self.givens.items()}
+        keys = gather_keys(found["server"], of_server, self.sources)
+        self.models.problems += keys.problems
+        self.models.origins |= {f"server.api_keys.{name}": given.place for name, given in keys.givens.items()}
+        server = found["server"].model_copy(update={"api_keys": keys.values})
+        return found | {"server": server, "gateway": without_slashes(found["gateway"])}
 
     def section(self, path: Path) -> Any:
         """A section with a fixed place; where a value is wrong its default stands in (the problem is noted)."""
@@ -80,7 +106,8 @@ class _Resolver:
             values, problems = read_section(section, givens)
             self.models.problems += problems
             merged |= values
-            self.models.origins |= {".".join((*path, name)): given.place for name, given in givens.items()}
+            self.givens |= {".".join((*path, name)): given for name, given in givens.items()}
+        self.models.origins |= {name: given.place for name, given in self.givens.items()}
         inner = {p[-1]: self.section(p) for p in sections() if p[:-1] == path}
         return section(**merged, **inner)
 
@@ -111,9 +138,15 @@ class _Resolver:
             reader = RankReader(self.engines.get(backend), self.engines)
             ranks = [reader.read(layer) for layer in layers]
             models.append(self.models.resolve(self.file.models[name], backend, ranks, None))
-        found = [model for model in models if model]
-        self._refuse_same_names(found)
-        return found
+        return [model for model in models if model]
+
+    def refuse_collisions(self, models: Sequence[Model]) -> None:
+        """What the models may not share."""
+        for model in models:
+            if model.name in self.file.models:
+                self.models.givens[model.name]["name"] = self.file.models[model.name]
+        self.models.problems += same_names(models, self.models.givens)
+        self.models.problems += same_gpus(models, self.models.givens)
 
     def _layers(self, name: str | None) -> list[dict[str, Given]]:
         """What was said of a model, lowest first: defaults, its section, its variables."""
@@ -158,41 +191,20 @@ class _Resolver:
         unclear += [on_command_line(argument) for argument in line.arguments]
         self.models.problems += [given.problem(f"{which}; set it there.", "E-CFG-AMBIGUOUS") for given in unclear]
 
-    def _refuse_same_names(self, models: list[Model]) -> None:
-        """Two models may not answer to one name."""
-        first: dict[str, str] = {}
-        for model in models:
-            other = first.setdefault(model.served_name, model.name)
-            if other != model.name:
-                message = f"is served as {model.served_name}, and so is {other} ({self._place(other)})."
-                given = self.file.models[model.name]
-                self.models.problems.append(given.problem(message, "E-CFG-DUPLICATE"))
 
-    def _place(self, name: str) -> str:
-        return self.models.origins.get(f"models.{name}.served_model_name", self.file.models[name].place)
+def _filled(file: FileSettings, selected: Mapping[str, Given], substitution: Substitution) -> dict[Path, Given]:
+    """What the file gives, with its variables; those of models that are not served may be set elsewhere only."""
+    return {
+        path: substitution.fill(given) if path[0] != "models" or path[1] in selected else given
+        for path, given in file.givens.items()
+    }
 
 
-def _notices(models: list[Model], resolver: _Resolver, engines: Mapping[str, Engine]) -> list[str]:
-    """What a person should know although nothing is wrong."""
-    first, *rest = models
-    notices = []
-    if rest:
-        names = ", ".join(model.name for model in rest)
-        advice = "ICHAT_MODELS chooses another"
-        notices.append(f"models: this version serves the first, {first.name}; only checked: {names}. {advice}")
-    if first.instances > 1:
-        notices.append(f"{first.name}: this version runs one instance, not {first.instances}")
-    if first.trust_remote_code:
-        notices.append(f"{first.name}: trust_remote_code is on: Python code that comes with the model will be run")
-    line = resolver.command_line.givens if resolver.command_line else {}
-    if ("server", "api_key") in line:
-        notices.append("--api-key: every user of this machine can read a command line; use ICHAT_API_KEY_FILE instead")
-    engine = engines.get(first.backend)
-    if engine and first.memory_fraction is not None and not engine.by_setting["memory_fraction"].is_same:
-        word = engine.by_setting["memory_fraction"]
-        value = word.convert(first.memory_fraction) if word.convert else first.memory_fraction
-        notices.append(f"memory_fraction: {engine.title} gets {word.flag} {value}, {word.note}")
-    return notices
+def _told(problems: list[Problem], substitution: Substitution) -> list[Problem]:
+    """What follows from a variable that is not set is left out, and secrets of variables are."""
+    unset = {problem.place for problem in substitution.problems}
+    found = [*substitution.problems, *(problem for problem in problems if problem.place not in unset)]
+    return [replace(problem, message=hide(problem.message, substitution.hidden)) for problem in _each_once(found)]
 
 
 def _each_once(problems: list[Problem]) -> list[Problem]:

@@ -22,6 +22,13 @@ StartMethod = Literal["auto", "fork", "spawn"]
 Rollout = Literal["auto", "surge", "hold"]
 LogLevel = Literal["debug", "info", "warning", "error", "critical"]
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}$")]
+#: 0, or a name as NVIDIA gives it: GPU-8932f937-…, MIG-…
+GpuId = (
+    Annotated[int, Field(ge=0, strict=True)]
+    | Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./:-]*$")]
+)
+GpuIds = Annotated[tuple[GpuId, ...], Field(min_length=1)]
+GivenGpus = Annotated[int, Field(ge=0, strict=True)] | Annotated[tuple[GpuIds, ...], Field(min_length=1)] | GpuIds
 
 
 class Schema(BaseModel):
@@ -94,7 +101,7 @@ class Server(Schema):
     host: str = Field("0.0.0.0", description="address the public port listens on")  # noqa: S104  a container's port
     port: int = Field(8000, ge=0, le=65535, description="the public port; 0 takes a free one")
     api_key: SecretStr | None = Field(None, description="clients must send it as `Authorization: Bearer …`")
-    api_keys: dict[str, SecretStr] = Field(
+    api_keys: dict[str, SecretStr] = Field(  # resolved: all keys, those of api_key (`default`) and of files too
         {}, description="further keys by name: {alice: …}; requests are counted by it"
     )
     api_key_files: dict[str, str] = Field({}, description="the same from files: {bob: /run/secrets/bob}")
@@ -195,7 +202,7 @@ class ModelSettings(Unified):
     backend: BackendName | None = Field(None, description="vllm or sglang; default vllm")
     aliases: tuple[ModelName, ...] = Field((), description="further names that clients may ask for")
     instances: PositiveInt = Field(1, description="workers of this model")
-    gpus: int | tuple[Any, ...] | None = Field(
+    gpus: GivenGpus | None = Field(
         None, description="of each instance: how many (1), or which: [[0], [1]], one list an instance"
     )
     limit_concurrent: PositiveInt | None = Field(
@@ -227,11 +234,15 @@ class ModelSettings(Unified):
 
 
 class Model(ModelSettings):
-    """One model, resolved: it has a name, a backend and a path."""
+    """One model, resolved: it has a name, a backend and a path.
+
+    ``gpus`` is the number of each instance, or the ids of each, one tuple an instance; None leaves it to the launcher.
+    """
 
     name: ModelName
     backend: BackendName = "vllm"
     model_path: str
+    gpus: int | tuple[tuple[str, ...], ...] | None = None
 
     @property
     def served_name(self) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from typing import Any
 
 from pydantic import SecretStr
 
 MASK = "********"
+SHORT_SECRET = 8  # characters
 _WORDS = ("api_key", "apikey", "token", "password", "passwd", "passphrase", "secret", "credential")
 # max-total-tokens, tokenizer-path, token-usage, bucket-time-to-first-token …
 _HARMLESS = ("tokens", "tokenizer", "token_", "tokenization", "first_token", "per_token")
@@ -49,6 +51,31 @@ def is_secret_name(name: str) -> bool:
     for harmless in _HARMLESS:
         word = word.replace(harmless, "")
     return any(secret in word for secret in _WORDS)
+
+
+def is_secret_variable(name: str) -> bool:
+    """The same for any variable of the environment: those of other programs are also called OPENAI_KEY or DB_PASS,
+    and those of files, SECRETS_DIR or TOKEN_PATH."""
+    upper = name.upper()
+    is_path = upper.endswith(("_DIR", "_PATH", "_FILE"))
+    return not is_path and (is_secret_name(name) or upper.endswith(("KEY", "KEYS", "PASS", "PWD")))
+
+
+def hide(value: Any, secrets: Iterable[str]) -> Any:
+    """The value, with stars where it is or holds one of these secrets. Short ones count as whole words only."""
+    if isinstance(value, dict):
+        return {key: hide(inner, secrets) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [hide(inner, secrets) for inner in value]
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return MASK if str(value) in secrets else value
+    if isinstance(value, str):
+        for secret in sorted(secrets, key=len, reverse=True):
+            escaped = json.dumps(secret, ensure_ascii=False)[1:-1]
+            for text in dict.fromkeys((secret, escaped)):
+                edge = r"(?<!\w){}(?!\w)" if len(text) < SHORT_SECRET else "{}"
+                value = re.sub(edge.format(re.escape(text)), MASK, value)
+    return value
 
 
 def masked_argv(argv: Iterable[str]) -> list[str]:

@@ -75,6 +75,10 @@ class Sources:
         kept = {k: v for k, v in self.environ.items() if not k.startswith("ICHAT_") and k != "HF_TOKEN_FILE"}
         return kept | ({"HF_TOKEN": self.hf_token} if self.hf_token else {})
 
+    def secret_file(self, path: str) -> tuple[str, str | None]:
+        """The secret that a file holds, without one newline at its end, and what is wrong with it."""
+        return _secret_in(self.local_path(path) or path)
+
     def local_path(self, text: str) -> str | None:
         """The absolute path that a text names, or None when it is no local path.
 
@@ -188,7 +192,15 @@ def _read_secret(name: str, environ: Mapping[str, str], found: dict[str, Given],
 
 
 def _read_secret_file(name: str, path: str, problems: list[Problem]) -> str | None:
-    """The text of a secret's file without one newline at its end. Its content never appears in a problem."""
+    """The text of a secret's file. Its content never appears in a problem."""
+    text, wrong = _secret_in(path)
+    if wrong:
+        problems.append(Problem("E-CFG-SECRET", f"{name}:", f"{path}: {wrong}, or unset {name}."))
+    return None if wrong else text
+
+
+def _secret_in(path: str) -> tuple[str, str | None]:
+    """The text of a file without one newline at its end, and what is wrong with the file."""
     try:
         if stat.S_ISDIR(os.stat(path).st_mode):  # noqa: PTH116  one call, one error
             raise IsADirectoryError(21, "is a directory")
@@ -196,17 +208,11 @@ def _read_secret_file(name: str, path: str, problems: list[Problem]) -> str | No
             content = file.read(SECRET_LIMIT_BYTES + 1)
         text = content.decode().removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError:
-        problems.append(Problem("E-CFG-SECRET", f"{name}:", f"{path}: is not UTF-8 text."))
-        return None
+        return "", "is not UTF-8 text. Write one that is"
     except OSError as error:
-        message = f"{path}: {_what(error)}. Mount the file, or unset {name}."
-        problems.append(Problem("E-CFG-SECRET", f"{name}:", message))
-        return None
-    wrong = "is empty" if not text else "is too long" if len(content) > SECRET_LIMIT_BYTES else None
-    wrong = wrong or wrong_line(text)
-    if wrong:
-        problems.append(Problem("E-CFG-SECRET", f"{name}:", f"{path}: {wrong}; it must hold the secret and no more."))
-    return None if wrong else text
+        return "", f"{_what(error)}. Mount the file"
+    wrong = "is empty" if not text else "is too long" if len(content) > SECRET_LIMIT_BYTES else wrong_line(text)
+    return text, f"{wrong}; it must hold the secret and no more. Write it again" if wrong else None
 
 
 def _what(error: OSError) -> str:

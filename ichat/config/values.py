@@ -81,7 +81,7 @@ def _out_of_bounds(section: type[BaseModel], values: dict[str, Any]) -> list[str
 def read(kind: Kind, raw: Node | str | list[str] | bool) -> Any:
     """A value of the right kind (bounds are not looked at); WrongValueError says what was expected and found."""
     value = _from_node(kind, raw) if isinstance(raw, Scalar | Sequence | Mapping) else _from_words(kind, raw)
-    if kind.word == "texts":
+    if kind.word == "variables":
         _check_names(value)
     if kind.is_secret and isinstance(value, str) and (wrong := wrong_line(value)):
         raise WrongValueError(f"{wrong}; it must hold the secret and no more.")
@@ -113,7 +113,7 @@ def _from_words(kind: Kind, raw: str | list[str] | bool) -> Any:
         return raw
     text = raw if isinstance(raw, str) else " ".join(raw)
     readers: dict[str, Any] = {"int": _int, "float": _float, "bool": _bool, "list": _list, "tokens": _tokens}
-    readers |= {"mapping": _mapping, "texts": _mapping, "gpus": _gpus}
+    readers |= {"mapping": _mapping, "texts": _mapping, "variables": _mapping, "gpus": _gpus}
     value = readers[kind.word](text) if kind.word in readers else (text or None)
     if value is None:
         # A broken mapping is not shown: what is secret in it could not be told.
@@ -172,18 +172,18 @@ def _json(text: str, kind: type[Any]) -> Any:
 def _from_node(kind: Kind, node: Node) -> Any:
     if isinstance(node, Scalar):
         return _from_scalar(kind, node)
-    wanted: Any = {"list": Sequence, "mapping": Mapping, "texts": Mapping, "gpus": Sequence}.get(kind.word, ())
-    if not isinstance(node, wanted):
+    wanted: Any = Sequence if kind.word in {"list", "gpus"} else Mapping
+    if kind.word not in {"list", "gpus", "mapping", "texts", "variables"} or not isinstance(node, wanted):
         raise _unfit(kind, node.literal)
-    return _texts(node) if kind.word == "texts" else plain(node)
+    return _texts(kind, node) if isinstance(node, Mapping) and kind.word != "mapping" else plain(node)
 
 
-def _texts(node: Mapping) -> dict[str, str]:
+def _texts(kind: Kind, node: Mapping) -> dict[str, str]:
     """A mapping to texts; a plain number is the text it was written as."""
     texts = {}
     for key, value in node.items:
         if not isinstance(value, Scalar) or value.is_trap or value.value is None or isinstance(value.value, bool):
-            found = "something else" if is_secret_name(key.text) else value.literal
+            found = "something else" if kind.is_secret or is_secret_name(key.text) else value.literal
             raise WrongValueError(f"{key.text}: expected text, found {found}; put it in quotes.")
         texts[key.text] = value.text
     return texts
@@ -205,7 +205,7 @@ def _from_scalar(kind: Kind, node: Scalar) -> Any:
 
 
 def _advice(kind: Kind, node: Scalar) -> str:
-    if kind.is_secret or not node.text:
+    if (kind.is_secret and not node.variables) or not node.text:
         return ""
     if kind.word == "text" and not node.is_quoted:
         return "; put it in quotes if that is the text"

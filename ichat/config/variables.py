@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ichat.config.kinds import kinds
@@ -32,14 +32,15 @@ class VariableSettings:
     notices: list[str] = field(default_factory=list)
 
 
-def read_variables(given: Mapping[str, Given], models: Sequence[str]) -> VariableSettings:
-    """Sort the variables; ``models`` are the names that the configuration file defines."""
+def read_variables(given: Mapping[str, Given], models: Sequence[str], used: Container[str] = ()) -> VariableSettings:
+    """Sort the variables; ``models`` are the names that the configuration file defines, ``used`` the variables that
+    are within it: those need not be settings."""
     found = VariableSettings()
     links = [name for name, value in given.items() if _is_link(name, value)]
     for name, value in given.items():
-        if name in OTHER or not name.startswith("ICHAT_"):
-            continue
         path = variables().get(name)
+        if name in OTHER or not name.startswith("ICHAT_") or (path is None and name in used):
+            continue
         if name in links:
             if path is not None:
                 found.problems.append(_link_problem(value))

@@ -111,7 +111,7 @@ class Front:
             messages.StartFront(
                 limits=server.limits.model_dump(mode="json"),
                 timeouts=self._settings.timeouts.model_dump(mode="json"),
-                api_keys={} if server.api_key is None else {"default": server.api_key.get_secret_value()},
+                api_keys={name: key.get_secret_value() for name, key in server.api_keys.items()},
                 log_format=server.log_format,
             )
         )

@@ -40,6 +40,23 @@ def test_version_names_the_engines_too(capsys: pytest.CaptureFixture[str]) -> No
     assert capsys.readouterr().out == "ichat 0.1.0 (for vLLM 0.32.0, SGLang 0.5.21)\n"
 
 
+def test_explain_tells_of_every_model_or_of_the_one_that_is_named(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "configs.yaml"
+    path.write_text("models: {a: {model_path: org/a}, b: {model_path: org/b, backend: sglang}}\n")
+    assert cli.run(["explain", "--config", str(path)]) == 0
+    both = capfd.readouterr().out
+    assert "a on vLLM 0.32.0" in both
+    assert "b on SGLang 0.5.21" in both
+    assert cli.run(["explain", "b", "--config", str(path)]) == 0
+    one = capfd.readouterr().out
+    assert "org/a" not in one
+    assert one.strip() in both
+    assert cli.run(["explain", "c", "--config", str(path)]) == ExitCode.USAGE
+    assert 'explain: there is no model "c". There is a, b.' in capfd.readouterr().err
+
+
 def test_an_unknown_command_is_64_in_one_line() -> None:
     done = run("sevre")
     assert done.returncode == 64

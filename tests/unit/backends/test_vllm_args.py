@@ -32,6 +32,11 @@ def test_on_a_cpu_a_context_that_nobody_gave_is_what_fits():
     assert [word for word in argv if word.startswith("--max-model-len")] == ["--max-model-len=5"]
 
 
+def test_aliases_are_further_names():
+    argv = to_argv(model(aliases=("a", "b")), accelerator="cuda")
+    assert argv == ["--model=/models/m", "--served-model-name", "m", "a", "b"]
+
+
 def test_what_the_user_says_in_the_engines_words_stands_as_written_and_once():
     argv = to_argv(
         model(seed=1, engine_args={"block-size": 16}, extra_argv=("--seed", "2", "--middleware=a", "--middleware=b")),

@@ -26,7 +26,7 @@ def demo(*argv: str, env: Mapping[str, str] | None = None, kind: type[Sources] =
 
 @pytest.mark.parametrize("argv", [(), ("--model-path", "demo"), ("--backend", "vllm")])
 def test_it_is_served_when_nothing_names_a_model(argv):
-    model = demo(*argv).model
+    model = demo(*argv).settings.models[0]
     assert (model.name, model.model_path, model.backend, model.context_length) == (
         "demo",
         "/opt/models/demo",
@@ -37,12 +37,12 @@ def test_it_is_served_when_nothing_names_a_model(argv):
 
 
 def test_it_runs_on_the_other_engine_too():
-    model = demo("--backend=sglang").model
+    model = demo("--backend=sglang").settings.models[0]
     assert (model.name, model.backend, model.engine_args) == ("demo", "sglang", {})
 
 
 def test_its_settings_give_way_to_everything():
-    model = demo("--no-enforce-eager", env={"ICHAT_CONTEXT_LENGTH": "512", "ICHAT_MODEL": "small"}).model
+    model = demo("--no-enforce-eager", env={"ICHAT_CONTEXT_LENGTH": "512", "ICHAT_MODEL": "small"}).settings.models[0]
     assert (model.name, model.context_length) == ("small", 512)
     assert model.engine_args == {"kv-cache-memory-bytes": 256 * 1024**2}
     assert model.extra_argv == ("--no-enforce-eager",)
@@ -50,7 +50,7 @@ def test_its_settings_give_way_to_everything():
 
 
 def test_a_model_of_ones_own_gets_none_of_its_settings():
-    model = demo("--model-path=org/m").model
+    model = demo("--model-path=org/m").settings.models[0]
     assert (model.context_length, model.engine_args) == (None, {})
 
 

@@ -3,7 +3,9 @@
 import json
 import re
 
+import jsonschema
 import pytest
+import yaml
 
 from ichat.backends.reference import ROOT, render
 from ichat.config.document import parse
@@ -13,6 +15,7 @@ from ichat.config.schema import ModelSettings
 from ichat.config.settings_file import read_file
 
 CONFIGS = ROOT / "configs"
+SCHEMA = jsonschema.Draft202012Validator(json.loads((CONFIGS / "configs.schema.json").read_text()))
 
 
 @pytest.mark.parametrize(
@@ -22,10 +25,25 @@ def test_what_is_generated_is_up_to_date(path):
     assert (ROOT / path).read_text("utf-8") == render()[path], "run `python -m ichat.backends.reference`"
 
 
+@pytest.fixture(scope="module")
+def outside(tmp_path_factory):
+    """The environment that the examples ask for."""
+    secrets = tmp_path_factory.mktemp("secrets")
+    for name in ("alice", "batch"):
+        (secrets / name).write_text(f"key of {name}\n")
+    return {
+        "SECRETS_DIR": str(secrets),
+        "DOMAIN": "llm.example.org",
+        "ADMIN_TOKEN": "t",
+        "ROUTER": "http://router:30000",
+        "POD_IP": "10.0.0.7",
+    }
+
+
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda p: p.name)
-def test_every_file_in_configs_loads_and_names_its_schema(path, configure):
+def test_every_file_in_configs_loads_and_names_its_schema(path, configure, outside):
     argv = ("--model-path=org/x",) if path.name == "configs.yaml" else ()  # it names no model
-    resolved = configure(*argv, yaml=path.read_bytes())
+    resolved = configure(*argv, yaml=path.read_bytes(), env=outside)
     assert resolved.settings.models
     first = path.read_text().splitlines()[0]
     schema = re.fullmatch(r"# yaml-language-server: \$schema=(\S+)", first)
@@ -33,10 +51,43 @@ def test_every_file_in_configs_loads_and_names_its_schema(path, configure):
     assert (path.parent / schema[1]).resolve() == CONFIGS / "configs.schema.json"
 
 
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda p: p.name)
+def test_every_file_in_configs_is_right_by_the_schema(path):
+    assert not list(SCHEMA.iter_errors(yaml.safe_load(path.read_text())))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "server: {prot: 1}",
+        "server: {port: '8000'}",
+        "server: {api_keys: [a]}",
+        "models: {m: {gpus: -1}}",
+        "models: {m: {gpus: 1.5}}",
+        "models: {m: {gpus: []}}",
+        "models: {m: {gpus: [[]]}}",
+        "models: {m: {gpus: [0, [1]]}}",
+        "models: {m: {gpus: {a: 1}}}",
+        "models: {m: {aliases: x}}",
+        "models: {m: {backend: fake}}",
+        "front: {processes: 65}",
+    ],
+)
+def test_the_schema_refuses_what_the_resolver_refuses(text, lines):
+    assert list(SCHEMA.iter_errors(yaml.safe_load(text)))
+    if "fake" not in text:  # which is for tests
+        assert lines("--model-path=org/m", yaml=text)
+
+
+@pytest.mark.parametrize("gpus", ["0", "2", "[0, 1]", "[[0, GPU-1], ['2', 3]]", "'${GPUS}'", "[['${GPU}']]"])
+def test_the_schema_knows_how_gpus_are_written(gpus):
+    assert not list(SCHEMA.iter_errors(yaml.safe_load(f"models: {{m: {{gpus: {gpus}}}}}")))
+
+
 def test_the_example_for_either_engine_runs_on_either(configure):
     text = (CONFIGS / "examples/either-engine.yaml").read_bytes()
-    assert configure(yaml=text).model.backend == "vllm"
-    assert configure("--backend=sglang", yaml=text).model.engine_args == {"disable-cuda-graph": True}
+    assert configure(yaml=text).settings.models[0].backend == "vllm"
+    assert configure("--backend=sglang", yaml=text).settings.models[0].engine_args == {"disable-cuda-graph": True}
 
 
 def test_the_default_file_has_every_key_and_switching_them_on_changes_nothing(configure):
@@ -54,7 +105,10 @@ def test_the_default_file_has_every_key_and_switching_them_on_changes_nothing(co
 def test_the_example_of_a_model_in_the_default_file_holds(configure):
     text = (CONFIGS / "configs.yaml").read_text()
     models = "models:" + text.rpartition("\nmodels:")[2]
-    assert configure(yaml=re.sub(r"^(\s*)#(?=[a-z_])", r"\1", models, flags=re.MULTILINE)).model.name == "qwen"
+    assert (
+        configure(yaml=re.sub(r"^(\s*)#(?=[a-z_])", r"\1", models, flags=re.MULTILINE)).settings.models[0].name
+        == "qwen"
+    )
 
 
 def test_the_schema_knows_what_the_resolver_knows():

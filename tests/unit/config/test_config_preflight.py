@@ -226,3 +226,18 @@ def test_a_hundred_shards_with_large_headers_take_less_than_two_seconds(tmp_path
     began = time.perf_counter()
     assert look(path).problems == []
     assert time.perf_counter() - began < 2
+
+
+def test_every_model_is_checked_and_all_that_is_wrong_is_told_at_once(configure, model_dir):
+    yaml = f"models:\n  a: {{model_path: /no/a}}\n  b: {{model_path: {model_dir}}}\n  c: {{model_path: /no/c}}\n"
+    with pytest.raises(ConfigError) as caught:
+        preflight(configure(yaml=yaml))
+    assert [problem.message.split(":")[0] for problem in caught.value.problems] == ["/no/a", "/no/c"]
+    assert [problem.place.rpartition("configs.yaml:")[2] for problem in caught.value.problems] == ["2:19:", "4:19:"]
+    assert caught.value.exit_code == ExitCode.NO_INPUT
+
+
+def test_what_is_worth_knowing_is_told_of_every_model(configure, model_dir):
+    (model_dir / "tokenizer_config.json").unlink()
+    yaml = f"models:\n  a: {{model_path: {model_dir}}}\n  b: {{model_path: {model_dir}}}\n"
+    assert [notice.partition(":")[0] for notice in preflight(configure(yaml=yaml))] == ["a", "b"]

@@ -106,8 +106,8 @@ def test_booleans_come_back_as_they_were_given(configure, values, source):
     else:
         words = [f"--{'' if value else 'no-'}{name.replace('_', '-')}" for name, value in values.items()]
         resolved = configure("--model-path=org/m", *words)
-    assert {name: getattr(resolved.model, name) for name in values} == values
-    assert all(getattr(resolved.model, name) is None for name in BOOLEANS if name not in values)
+    assert {name: getattr(resolved.settings.models[0], name) for name in values} == values
+    assert all(getattr(resolved.settings.models[0], name) is None for name in BOOLEANS if name not in values)
 
 
 @FEW

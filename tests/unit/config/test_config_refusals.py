@@ -205,13 +205,6 @@ def test_the_same_thing_said_twice_names_both_places(lines):
     assert "Give it once" in lines(yaml=yaml)[0]
 
 
-def test_two_models_of_one_name_are_refused_with_both_places(lines):
-    yaml = "models:\n  a: {model_path: org/a, served_model_name: x}\n  b: {model_path: org/b, served_model_name: x}\n"
-    (line,) = lines(yaml=yaml)
-    assert line.startswith("configs.yaml:3:3 models.b: is served as x, and so is a")
-    assert "configs.yaml:2:45" in line
-
-
 @pytest.mark.parametrize(
     ("env", "expected"),
     [
@@ -252,7 +245,7 @@ def test_a_control_character_in_the_file_of_a_secret_is_refused(lines, scratch, 
 
 def test_a_template_may_have_lines_and_tabs(configure):
     assert (
-        configure(yaml='models: {m: {model_path: org/m, chat_template: "{{\\n\\t}}"}}').model.chat_template
+        configure(yaml='models: {m: {model_path: org/m, chat_template: "{{\\n\\t}}"}}').settings.models[0].chat_template
         == "{{\n\t}}"
     )
 

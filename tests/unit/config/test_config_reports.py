@@ -23,10 +23,10 @@ def test_no_secret_is_shown(configure):
     yaml = f"models: {{m: {{model_path: org/m, env: {{MY_TOKEN: {CANARY}}}, engine_args: {{hf-token: {CANARY}}}}}}}"
     resolved = configure(env=env, yaml=yaml)
     assert CANARY not in render_config(resolved)
-    assert CANARY not in render_explain(resolved, "cpu")
+    assert CANARY not in render_explain(resolved, lambda _model: "cpu")
     resolved = configure("--model-path=org/m", "--hf-token", CANARY, f"--api-key={CANARY}")
     assert CANARY not in render_config(resolved)
-    assert CANARY not in render_explain(resolved, "cuda")
+    assert CANARY not in render_explain(resolved, lambda _model: "cuda")
     assert CANARY not in " ".join(resolved.notices)
     assert any("--api-key" in notice for notice in resolved.notices)
 
@@ -44,12 +44,12 @@ models:
     extra_argv: ['--speculative-config={{"api_key": "{CANARY}"}}', --compilation-config, '{{"secret": "{CANARY}"}}']
 """
     resolved = configure(yaml=yaml)
-    for page in (render_config(resolved), render_explain(resolved, "cpu")):
+    for page in (render_config(resolved), render_explain(resolved, lambda _model: "cpu")):
         assert CANARY not in page
         assert "4711" not in page
         assert page.count("********") >= 7
         assert "top_p" in page
-    assert resolved.model.engine_args["override-generation-config"]["api_key"] == CANARY
+    assert resolved.settings.models[0].engine_args["override-generation-config"]["api_key"] == CANARY
 
 
 def test_what_only_sounds_like_a_secret_is_shown(configure):
@@ -63,7 +63,7 @@ def test_what_only_sounds_like_a_secret_is_shown(configure):
 def test_explain_shows_both_engines_and_what_gets_lost(configure):
     yaml = "models: {m: {model_path: org/m, memory_fraction: 0.9, engine_args: {enforce-eager: true, swap-x: null}}}"
     yaml = yaml.replace(", swap-x: null", "")
-    page = render_explain(configure("-O3", yaml=yaml), "cuda")
+    page = render_explain(configure("-O3", yaml=yaml), lambda _model: "cuda")
     assert "m on vLLM 0.32.0 (cuda):" in page
     assert "--gpu-memory-utilization=0.9" in page
     assert "the same on SGLang 0.5.21 (cuda):" in page
@@ -78,3 +78,10 @@ def test_the_conversion_of_the_memory_fraction_is_noticed(configure):
     (notice,) = configure("--model-path=org/m", "--backend=sglang", "--memory-fraction=0.9").notices
     assert "--mem-fraction-static 0.81" in notice
     assert configure("--model-path=org/m", "--memory-fraction=0.9").notices == ()
+
+
+def test_what_is_worth_knowing_is_told_of_every_model(configure):
+    yaml = "defaults: {trust_remote_code: true}\nmodels: {a: {model_path: org/a}, b: {model_path: org/b}}"
+    first, second = configure(yaml=yaml).notices
+    assert first.startswith("a: trust_remote_code is on")
+    assert second.startswith("b: trust_remote_code is on")
