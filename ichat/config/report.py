@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from ichat.config.resolve import Resolved
-from ichat.config.schema import Model
+from ichat.config.schema import Model, Settings
 from ichat.config.secrets import hide, mask, masked_argv
 
 
@@ -25,6 +25,14 @@ def render_config(resolved: Resolved) -> str:
         lines += [f"  {model.name}:", *page.model(model)]
     lines += [f"# {notice}" for notice in resolved.notices]
     return "\n".join(_aligned(lines)) + "\n"
+
+
+def render_settings(settings: Settings, hidden: frozenset[str]) -> dict[str, Any]:
+    """The settings as JSON has them, without secrets; of a model only what is set. ``hidden`` as in Resolved."""
+    sections = {name: getattr(settings, name).model_dump() for name in type(settings).model_fields if name != "models"}
+    models = {model.name: model.model_dump(exclude_defaults=True, exclude={"name"}) for model in settings.models}
+    shown: dict[str, Any] = hide(mask("", sections | {"models": models}), hidden)
+    return shown
 
 
 @dataclass(frozen=True)

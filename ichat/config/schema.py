@@ -111,10 +111,6 @@ class Server(Schema):
     log_format: Literal["text", "json"] = Field("text", description="the form of ichat's own log lines")
     limits: Limits = Limits()
 
-    @property
-    def has_keys(self) -> bool:
-        return self.api_key is not None or bool(self.api_keys)
-
 
 class Front(Schema):
     """The process that owns the public port."""

@@ -139,6 +139,7 @@ class _Launcher:
             visible_gpus(self._outside.environ),
         )
         self._reloader = Reloader(self._fleet, self._fronts, self._outside.load, check)
+        self._reloader.hidden = self._resolved.hidden
         self._reloader.on_settings.append(self._ground.take)
         self._control = Control(self._board, self._fleet, self._reloader, self._fronts)
         self._probes = Probes(self._board, self._control.status)

@@ -28,7 +28,7 @@ class Control:
 
     def describe_config(self) -> dict[str, Any]:
         reloader = self._reloader
-        shown = render_settings(reloader.settings)
+        shown = render_settings(reloader.settings, reloader.hidden)
         return {"generation": reloader.generation, "error": reloader.error, "config": shown}
 
     async def plan(self) -> dict[str, Any]:

@@ -188,7 +188,7 @@ class Fronts(Front):
             messages.Configure(
                 limits=server.limits.model_dump(mode="json"),
                 timeouts=settings.timeouts.model_dump(mode="json"),
-                api_keys={} if server.api_key is None else {"default": server.api_key.get_secret_value()},
+                api_keys={name: key.get_secret_value() for name, key in server.api_keys.items()},
             )
         )
 

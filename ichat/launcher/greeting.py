@@ -33,7 +33,7 @@ class Greeting:
             return
         self._has_told = True
         settings, port = self._resolved.settings, self._listener.getsockname()[1]
-        key = '-H "Authorization: Bearer $ICHAT_API_KEY" ' if settings.server.has_keys else ""
+        key = '-H "Authorization: Bearer $ICHAT_API_KEY" ' if settings.server.api_keys else ""
         name = settings.models[0].served_name
         body = f'{{"model": "{name}", "messages": [{{"role": "user", "content": "Who are you?"}}]}}'
         log.info(

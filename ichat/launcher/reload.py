@@ -66,6 +66,7 @@ class Reloader:
         self._waiting: asyncio.Task[Report] | None = None  # its turn has not come yet
         self._tasks: set[asyncio.Task[Report]] = set()
         self.generation = 1
+        self.hidden: frozenset[str] = frozenset()  # see Resolved
         self.error: str | None = None  # of the last reload
         self.on_settings: list[Callable[[Settings], None]] = []
 
@@ -155,6 +156,7 @@ class Reloader:
             log.warning("%s", notice)
         self.generation += 1
         report.generation = self.generation
+        self.hidden |= resolved.hidden
         self._adopt_sections(new, found, report)
         for change in found:
             if change.subject.startswith("models."):

@@ -72,7 +72,7 @@ class FleetBench:
 
     def _load(self) -> Any:
         class Loaded:
-            settings, notices = self.file, ()
+            settings, notices, hidden = self.file, (), frozenset()
 
         return Loaded
 
