@@ -1,9 +1,10 @@
-"""Who may use the public port, where keys are configured."""
+"""Who may use the public port, where keys are configured, and under which name."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Mapping
 
 from ichat.front.request import Request
 
@@ -11,29 +12,39 @@ _SCHEME = b"bearer "
 
 
 class Keyring:
-    """The API keys that are accepted. None configured: everybody is admitted."""
+    """The API keys that are accepted, by name. None configured: everybody is admitted, as "".
 
-    def __init__(self, keys: list[str]) -> None:
+    A name is what a request is counted by; the key itself goes nowhere.
+    """
+
+    def __init__(self, keys: Mapping[str, str]) -> None:
+        self.replace(keys)
+
+    def replace(self, keys: Mapping[str, str]) -> None:
+        self._names = list(keys)
         # Digests have one length, so that comparing them tells nothing about the length of a key.
-        self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
+        self._digests = [hashlib.sha256(key.encode()).digest() for key in keys.values()]
 
     @property
     def has_keys(self) -> bool:
         return bool(self._digests)
 
-    def admits(self, request: Request) -> bool:
-        """True if the request carries a key of ours. Takes the same time whichever key it is, or none.
+    def owner(self, request: Request) -> str | None:
+        """The name of the key that the request carries; None: it is not admitted.
 
-        A browser asks by OPTIONS, without the key, whether it may send the request that has it.
+        Takes the same time whichever key it is, or none. A browser asks by OPTIONS, without the key, whether it may
+        send the request that has it.
         """
         if not self._digests or request.method == b"OPTIONS":
-            return True
-        return any(self._is_known(token) for token in self._tokens(request))
+            return ""
+        at = max((self._number(token) for token in self._tokens(request)), default=0)
+        return self._names[at - 1] if at else None
 
-    def _is_known(self, token: bytes) -> bool:
+    def _number(self, token: bytes) -> int:
+        """Of the key, from 1; 0: it is none of ours."""
         digest = hashlib.sha256(token).digest()
         # All of them are compared: stopping at the first would tell which one it was.
-        return sum(hmac.compare_digest(digest, known) for known in self._digests) > 0
+        return max(number * hmac.compare_digest(digest, known) for number, known in enumerate(self._digests, 1))
 
     def _tokens(self, request: Request) -> list[bytes]:
         values = request.values(b"authorization")

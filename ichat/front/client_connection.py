@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ichat.front.response_body import Data
 
 #: Unsent bytes beyond which a client counts as slow, and its worker is not read any further.
-_WRITE_BUFFER_BYTES = 32 * 1024
+WRITE_BUFFER_BYTES = 32 * 1024
 #: Bytes of further requests that are kept while one is served.
 _EARLY_LIMIT_BYTES = 64 * 1024
 _BODY_BYTES_PER_S = 64 * 1024
@@ -71,7 +71,7 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
+        self._transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
         self.deadline = time.monotonic() + self._timeouts.idle_s
         if not self._reception.opened(self):
             self._refuse_and_close(TOO_MANY_CONNECTIONS)
@@ -134,8 +134,8 @@ class ClientConnection(asyncio.Protocol):
         line = self.connection_line(request, request.keep_alive and not reply.closes)
         self.write(reply.encode(line, is_head=request.method == b"HEAD"))
 
-    def refuse(self, request: Request, failure: Failure) -> None:
-        self._reception.traffic.refuse(failure.code)
+    def refuse(self, request: Request, failure: Failure, model: str = "") -> None:
+        self._reception.traffic.refuse(failure.code, model, request.key_name)
         self.reply(request, failure.reply(request.dialect))
 
     def exchange_ended(self, *, keep_alive: bool) -> None:
@@ -264,7 +264,7 @@ class ClientConnection(asyncio.Protocol):
         self.write(failure.reply().encode(b"connection: close\r\n"))
         self.state = _CLOSING
         self.deadline = time.monotonic() + self._timeouts.receive_headers_s
-        if self._transport is not None and not self._transport.is_closing():
+        if self._transport is not None and not self._transport.is_closing() and self._transport.can_write_eof():
             self._transport.write_eof()
 
     def _close(self) -> None:

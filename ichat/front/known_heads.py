@@ -47,6 +47,10 @@ class KnownHeads(Generic[_T]):
         if self._room:
             self._heads[head] = what
 
+    def forget(self) -> None:
+        """What was said of them no longer holds."""
+        self._heads.clear()
+
     def close(self) -> None:
         """Know nothing from now on."""
         self._room = 0

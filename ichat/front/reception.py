@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ichat.front.access import Keyring
     from ichat.front.client_connection import ClientConnection
     from ichat.front.exchange import Exchange
+    from ichat.front.metrics_desk import MetricsDesk
     from ichat.front.replies import Reply
     from ichat.front.request import Request
     from ichat.front.routing import RoutingTable
@@ -32,12 +33,13 @@ class Reception:
         self, limits: Limits, timeouts: Timeouts, keyring: Keyring, table: RoutingTable, traffic: Traffic
     ) -> None:
         self.limits, self.timeouts, self.table, self.traffic = limits, timeouts, table, traffic
-        self._keyring, self._has_keys = keyring, keyring.has_keys
+        self._keyring = keyring
         self.connection_limit = limits.connections
         self.clients: set[ClientConnection] = set()
         self.known: KnownHeads[Request] = KnownHeads(_KNOWN_HEADS)
         self.is_withdrawn = False
         self.is_draining = False
+        self.metrics: MetricsDesk
 
     def begin_drain(self) -> None:
         """From now on new requests are refused, also those whose like was welcome before."""
@@ -60,8 +62,10 @@ class Reception:
         request.route = route = find_route(path)
         if route is None and own_endpoints.is_open(path):
             return own_endpoints.check_method(request)
-        if self._has_keys and not self._keyring.admits(request):
-            return INVALID_API_KEY
+        if self._keyring.has_keys:
+            if (owner := self._keyring.owner(request)) is None:
+                return INVALID_API_KEY
+            request.key_name = owner
         if route is None:
             if own_endpoints.is_known(path):
                 return own_endpoints.check_method(request)
@@ -75,7 +79,3 @@ class Reception:
         if request.route is None:
             return own_endpoints.answer(request, self)
         return Relay(request, self.table, self.traffic)
-
-    def render_metrics(self) -> str:
-        self.traffic.connections = len(self.clients)
-        return self.traffic.render()

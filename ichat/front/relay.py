@@ -47,6 +47,7 @@ class Relay:
         "_model",
         "_request",
         "_route_traffic",
+        "_sent_bytes",
         "_started_at",
         "_status",
         "_table",
@@ -69,6 +70,7 @@ class Relay:
         self._has_begun = False  # the client has got a byte
         self._is_over = False
         self._route_traffic: RouteTraffic | None = None
+        self._sent_bytes = 0  # of the answer's body, to the client
         self._started_at = time.monotonic()
 
     # ---- to the worker ------------------------------------------------------------------------------------
@@ -110,7 +112,7 @@ class Relay:
         else:
             self._model = model
             assert self._request.route is not None
-            self._route_traffic = self._traffic.route(model.name, self._request.route.name)
+            self._route_traffic = self._traffic.route(model.name, self._request.route.name, self._request.key_name)
             worker = model.pick()
             assert worker is not None  # a ready model has one
             self._dispatch(worker)
@@ -144,7 +146,7 @@ class Relay:
         keep_alive = request.keep_alive
         client.write(head.encode_whole(body, client.connection_line(request, keep_alive)))
         worker.note_success()
-        self._end(head.status, is_first_byte=True)
+        self._end(head.status, body, is_first_byte=True)
         client.exchange_ended(keep_alive=keep_alive)
 
     def head_received(self, head: ResponseHead) -> None:
@@ -161,6 +163,7 @@ class Relay:
     def body_received(self, piece: Data) -> None:
         assert self._body is not None
         if data := self._body.feed(piece):
+            self._sent_bytes += len(data)
             if self._has_begun:
                 self._client.write(data)
             else:
@@ -176,7 +179,8 @@ class Relay:
             self._begin(*rest)
         elif rest:
             self._client.write_all(rest)
-        self._end(self._status)
+        self._sent_bytes += sum(map(len, rest))
+        self._end(self._status, self._body.tail())
         self._client.exchange_ended(keep_alive=self._keep_alive)
 
     def connection_failed(self, connection: WorkerConnection | None) -> None:
@@ -191,17 +195,19 @@ class Relay:
             return
         if connection is not None:
             worker.note_failure(f"{worker.instance.name}: closed a connection before its answer", is_lost=True)
+        self._traffic.fault(worker.instance.name)
         if self._has_begun:
-            self._traffic.lost += 1
+            self._traffic.lose(self._model_name)
             self._cut(WORKER_LOST)
         elif not self._retry():
-            self._traffic.lost += 1
+            self._traffic.lose(self._model_name)
             self._refuse(WORKER_LOST)
 
     def _reject(self, head: ResponseHead) -> None:
         """The engine's own failure: perhaps another worker can, else the client gets its status in our words."""
         assert self._worker is not None
         self._worker.note_failure(f"{self._worker.instance.name}: answered {head.status}")
+        self._traffic.fault(self._worker.instance.name)
         self._abandon()
         if head.status in _RETRIED_STATUSES and self._retry():
             return
@@ -214,7 +220,7 @@ class Relay:
             return False
         self._tried = (worker,)
         other = model.pick(self._tried)
-        if other is None or not self._traffic.spend_retry():
+        if other is None or not self._traffic.spend_retry(model.name):
             return False
         self._leave_worker()
         self._dispatch(other)
@@ -231,7 +237,7 @@ class Relay:
             self._connection.resume()
 
     def client_left(self) -> None:
-        self._traffic.left += 1
+        self._traffic.leave(self._model_name)
         self._abandon()
         self._end(499)
 
@@ -249,8 +255,9 @@ class Relay:
         self._has_begun = True
         self._client.write_all((self._first_bytes, *parts))
         self._first_bytes = b""
-        if self._route_traffic is not None:
-            self._route_traffic.first_byte.observe(time.monotonic() - self._started_at)
+        if self._route_traffic is not None and self._worker is not None:
+            timing = self._route_traffic.at(self._worker.instance.name).timing
+            timing.first_byte.observe(time.monotonic() - self._started_at)
 
     def _abandon(self) -> None:
         connection, self._connection = self._connection, None
@@ -259,12 +266,13 @@ class Relay:
 
     def _refuse(self, failure: Failure) -> None:
         self._end(failure.status)
-        self._client.refuse(self._request, failure)
+        self._client.refuse(self._request, failure, self._model_name)
         self._client.exchange_ended(keep_alive=self._request.keep_alive and not failure.closes)
 
     def _cut(self, failure: Failure) -> None:
         assert self._body is not None
         last = self._body.cut(failure.events(self._request.dialect))
+        self._traffic.cut_off(failure.code, self._model_name, self._worker.instance.name if self._worker else "")
         self._end(self._status)
         if last is None:
             self._client.cut(is_framed=self._is_framed)
@@ -272,16 +280,29 @@ class Relay:
             self._client.write(last)
             self._client.exchange_ended(keep_alive=False)
 
-    def _end(self, status: int, *, is_first_byte: bool = False) -> None:
+    def _end(self, status: int, answer: bytes = b"", *, is_first_byte: bool = False) -> None:
+        """``answer`` is the end of what a worker said, or all of it where that leaves only now: ``is_first_byte``."""
         self._is_over = True
+        worker, request = self._worker, self._request
+        traffic = self._route_traffic or self._unrouted()
+        flow = traffic.at("" if worker is None else worker.instance.name)
         self._leave_worker()
         self._traffic.in_flight -= 1
-        if (traffic := self._route_traffic) is not None:
-            duration_s = time.monotonic() - self._started_at
-            traffic.by_status_class[status // 100] += 1
-            traffic.duration.observe(duration_s)
-            if is_first_byte:
-                traffic.first_byte.observe(duration_s)
+        duration_s = time.monotonic() - self._started_at
+        if is_first_byte:
+            self._sent_bytes = len(answer)
+            flow.timing.first_byte.observe(duration_s)
+        if answer:
+            flow.count_tokens(answer)
+        flow.ended(status, duration_s, len(request.body), self._sent_bytes)
+
+    def _unrouted(self) -> RouteTraffic:
+        request = self._request
+        return self._traffic.route("", "" if request.route is None else request.route.name, request.key_name)
+
+    @property
+    def _model_name(self) -> str:
+        return "" if self._model is None else self._model.name
 
     def _leave_worker(self) -> None:
         worker, self._worker = self._worker, None

@@ -28,13 +28,10 @@ class Reply:
 
     def encode(self, connection: bytes, *, is_head: bool = False) -> bytes:
         """``connection`` is the connection's header line, or nothing; to a HEAD the body is only announced."""
-        return b"".join(
-            (
-                status_line(self.status),
-                b"content-type: %b\r\ncontent-length: %d\r\n" % (self.content_type, len(self.body)),
-                *self.headers,
-                connection,
-                b"\r\n",
-                b"" if is_head else self.body,
-            )
-        )
+        head = self.encode_head(connection, len(self.body))
+        return head if is_head else head + self.body
+
+    def encode_head(self, connection: bytes, length: int) -> bytes:
+        """For a body of this length that is written apart."""
+        announced = b"content-type: %b\r\ncontent-length: %d\r\n" % (self.content_type, length)
+        return b"".join((status_line(self.status), announced, *self.headers, connection, b"\r\n"))

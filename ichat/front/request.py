@@ -27,6 +27,7 @@ class Request:
         "is_http10",
         "is_upgrade",
         "keep_alive",
+        "key_name",
         "method",
         "nominated",
         "path",
@@ -49,6 +50,7 @@ class Request:
         self.keep_alive = False
         self.content_encoding = b""
         self.nominated: set[bytes] | None = None  # headers that Connection declares to be for this hop only
+        self.key_name = ""  # of the API key that it came with
         self.route: Route | None = None
         self.failure: Failure | None = None  # known from the head; told when the body has been read
         self._wire = b""  # request line and headers as a worker gets them
@@ -74,6 +76,7 @@ class Request:
         other.is_http10 = other.is_chunked = False
         other.is_head_complete = other.keep_alive = True
         other.host_count, other.route, other.failure = 1, self.route, None
+        other.key_name = self.key_name
         return other
 
     @property

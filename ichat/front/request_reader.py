@@ -52,7 +52,6 @@ class RequestReader:
         "_known",
         "_limits",
         "_parser",
-        "_short_bytes",
         "complete",
         "request",
     )
@@ -65,7 +64,6 @@ class RequestReader:
         acknowledge: Callable[[], None],
     ) -> None:
         self._limits, self._judge, self._known, self._acknowledge = limits, judge, known, acknowledge
-        self._short_bytes = min(_HEAD_SLICE_BYTES, limits.body_bytes)
         self._parser = httptools.HttpRequestParser(self)
         self.request: Request | None = None  # the one that is arriving
         self.complete: deque[Request] = deque()
@@ -82,7 +80,7 @@ class RequestReader:
         """Parse; a failure means that nothing more can be read from this connection."""
         if self._is_at_end:
             return None
-        if self.request is not None or self._head_bytes or len(data) > self._short_bytes:
+        if self.request is not None or self._head_bytes or len(data) > min(_HEAD_SLICE_BYTES, self._limits.body_bytes):
             return self._parse(data)
         if (apart := take_apart(data)) is None:
             return self._parse(data)

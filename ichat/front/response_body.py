@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from ichat.front.usage import TAIL_BYTES
+
 if TYPE_CHECKING:
     from ichat.front.response_head import ResponseHead
 
@@ -30,6 +32,9 @@ class ResponseBody(Protocol):
 
     def finish(self) -> Sequence[Data]: ...
 
+    def tail(self) -> bytes:
+        """The end of what was fed, for who looks for what an engine writes there. Enough of it, not exactly so much."""
+
     def cut(self, last_events: bytes) -> bytes | None:
         """What ends the body honestly after a worker's end; None: only cutting the connection does."""
 
@@ -49,6 +54,9 @@ class HeldBody:
     def finish(self) -> Sequence[Data]:
         return self._pieces  # joining them would cost more than sending them
 
+    def tail(self) -> bytes:
+        return _end_of(*self._pieces[-2:])
+
     def cut(self, last_events: bytes) -> bytes | None:
         del last_events
         return None
@@ -57,10 +65,18 @@ class HeldBody:
 class PlainBody:
     """As it comes: its length was announced, or its end is the end of the connection."""
 
-    __slots__ = ()
+    __slots__ = ("_last", "_last_but_one")
+
+    def __init__(self) -> None:
+        self._last: Data = b""
+        self._last_but_one: Data = b""
 
     def feed(self, piece: Data) -> Data:
+        self._last_but_one, self._last = self._last, piece if len(piece) <= TAIL_BYTES else bytes(piece[-TAIL_BYTES:])
         return piece
+
+    def tail(self) -> bytes:
+        return _end_of(self._last_but_one, self._last)
 
     def finish(self) -> Sequence[Data]:
         return ()
@@ -70,20 +86,17 @@ class PlainBody:
         return None
 
 
-class ChunkedBody:
+class ChunkedBody(PlainBody):
     """As it comes, one chunk for each read."""
 
     __slots__ = ()
 
     def feed(self, piece: Data) -> Data:
+        super().feed(piece)
         return b"".join((b"%x\r\n" % len(piece), piece, b"\r\n"))
 
     def finish(self) -> Sequence[Data]:
         return (_LAST_CHUNK,)
-
-    def cut(self, last_events: bytes) -> bytes | None:
-        del last_events
-        return None
 
 
 class EventBody:
@@ -93,13 +106,15 @@ class EventBody:
     the end of the connection ends the body.
     """
 
-    __slots__ = ("_held", "_is_chunked", "_is_done", "_is_open")
+    __slots__ = ("_held", "_is_chunked", "_is_done", "_is_open", "_last", "_last_but_one", "_last_but_two")
 
     def __init__(self, *, is_chunked: bool) -> None:
         self._is_chunked = is_chunked
         self._held = b""
         self._is_open = False  # a part of an overlong event has been passed on
         self._is_done = False  # the last event passed on was OpenAI's last one
+        # Behind the event that has the usage come one or two more, each perhaps in a read of its own.
+        self._last = self._last_but_one = self._last_but_two = b""
 
     def feed(self, data: Data) -> bytes:
         piece = self._held + data if self._held else bytes(data)
@@ -114,6 +129,8 @@ class EventBody:
         if not end:
             return b""
         events = piece[:end]
+        self._last_but_two, self._last_but_one = self._last_but_one, self._last
+        self._last = events if len(events) <= TAIL_BYTES else events[-TAIL_BYTES:]
         self._is_done = b"[DONE]" in events[-10:]
         self._is_open = False
         return self._framed(events)
@@ -121,6 +138,9 @@ class EventBody:
     def finish(self) -> Sequence[Data]:
         rest = self._framed(self._held) if self._held else b""
         return (rest + _LAST_CHUNK if self._is_chunked else rest,)
+
+    def tail(self) -> bytes:
+        return b"".join((self._last_but_two, self._last_but_one, self._last, self._held))
 
     def cut(self, last_events: bytes) -> bytes | None:
         last = _LAST_CHUNK if self._is_chunked else b""
@@ -130,6 +150,10 @@ class EventBody:
 
     def _framed(self, events: bytes) -> bytes:
         return b"%x\r\n%b\r\n" % (len(events), events) if self._is_chunked else events
+
+
+def _end_of(*pieces: Data) -> bytes:
+    return b"".join(bytes(piece[-TAIL_BYTES:]) for piece in pieces)
 
 
 def _end_of_events(data: bytes) -> int:

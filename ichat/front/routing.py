@@ -150,6 +150,11 @@ class RoutingTable:
     def workers(self) -> Collection[Worker]:
         return self._workers.values()
 
+    @property
+    def all_workers(self) -> list[Worker]:
+        """Those that leave included."""
+        return [*self._workers.values(), *self._leaving.values()]
+
     def words(self) -> str:
         unready = [model.words() for model in self.models if not model.is_ready]
         if unready:

@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import resource
 import signal
 import socket
 import time
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
 from ichat.errors import ExitCode
+from ichat.front import metrics_text
 from ichat.front.access import Keyring
 from ichat.front.client_connection import ClientConnection
 from ichat.front.errors import shutting_down
+from ichat.front.metrics_desk import MetricsDesk
 from ichat.front.reception import Reception
 from ichat.front.routing import RoutingTable
+from ichat.front.settings import Live, share_of_limits, share_of_routes
 from ichat.front.traffic import Traffic
+from ichat.front.worker import Worker
 from ichat.ipc import messages
 from ichat.ipc.channel import Channel
 
 if TYPE_CHECKING:
     from ichat.config.schema import Limits, Timeouts
+    from ichat.front.certificate import Certificate
 
 _log = logging.getLogger(__name__)
 
@@ -40,16 +45,22 @@ class Front:
     """Serves the listening sockets until it is told to stop, or the launcher is gone."""
 
     def __init__(self, start: messages.StartFront, channel: Channel) -> None:
-        # The launcher has checked them; the schema's own classes cost a third of this process's memory.
-        limits = cast("Limits", SimpleNamespace(**start.limits))
-        self._timeouts = timeouts = cast("Timeouts", SimpleNamespace(**start.timeouts))
+        self._number, self._processes = start.number, start.processes
+        self._live_limits = Live(**share_of_limits(start.limits, start.processes))
+        self._live_timeouts = Live(**start.timeouts)
+        self._timeouts = timeouts = cast("Timeouts", self._live_timeouts)
         self._channel = channel
         self._traffic = Traffic()
-        self._table = RoutingTable(timeouts, channel.send)
-        self._reception = Reception(
-            limits, timeouts, Keyring(list(start.api_keys.values())), self._table, self._traffic
+        self._routes_number = 0
+        self._table = RoutingTable(timeouts, self._send)
+        self._keyring = Keyring(start.api_keys)
+        limits = cast("Limits", self._live_limits)
+        self._reception = Reception(limits, timeouts, self._keyring, self._table, self._traffic)
+        self._reception.connection_limit = _affordable(limits.connections, start.processes)
+        self._reception.metrics = MetricsDesk(
+            self._render, self._ready_workers, timeouts, channel.send, start.number, start.processes
         )
-        self._reception.connection_limit = _affordable(limits.connections)
+        self._certificate = _certificate(start)
         self._load_told = 0
         self._lost_before: int | None = None  # requests that workers had lost before the withdrawal
         self._deadline = float("inf")
@@ -61,8 +72,7 @@ class Front:
         stop = asyncio.Event()
         loop.add_signal_handler(signal.SIGTERM, stop.set)
         servers = [
-            await loop.create_server(lambda: ClientConnection(self._reception), sock=listener, backlog=_BACKLOG)
-            for listener in listeners
+            await loop.create_server(self._new_connection, sock=listener, backlog=_BACKLOG) for listener in listeners
         ]
         self._channel.send(messages.FrontUp())
         sweep = asyncio.create_task(self._sweep(), name="sweep")
@@ -82,6 +92,13 @@ class Front:
                 self._draining.cancel()
             self._channel.close()
 
+    def _new_connection(self) -> ClientConnection:
+        if self._certificate is None:
+            return ClientConnection(self._reception)
+        from ichat.front.secure_connection import SecureConnection
+
+        return SecureConnection(self._reception, self._certificate)
+
     # ---- the launcher's words -----------------------------------------------------------------------------
 
     async def _obey(self) -> None:
@@ -90,14 +107,56 @@ class Front:
                 case messages.Ping(number=number):
                     self._channel.send(messages.Pong(number))
                 case messages.Routes():
+                    self._routes_number = message.number
+                    share_of_routes(message, self._processes)
                     self._table.replace(message)
                 case messages.Withdraw():
                     self._withdraw()
                 case messages.Drain(deadline=deadline):
                     self._drain(deadline)
                 case _:
-                    raise TypeError(f"a front is not told {type(message).__name__}")
+                    self._obey_beside_requests(message)
         _log.warning("front: the launcher is gone, leaving")
+
+    def _obey_beside_requests(self, message: messages.Message) -> None:
+        match message:
+            case messages.Configure():
+                self._configure(message)
+            case messages.TellMetrics():
+                self._reception.metrics.tell(message)
+            case messages.MetricsText():
+                self._reception.metrics.heard(message)
+            case _:
+                raise TypeError(f"a front is not told {type(message).__name__}")
+
+    def _send(self, message: messages.Message) -> None:
+        if isinstance(message, messages.WorkerDrained):
+            message = dataclasses.replace(message, routes=self._routes_number)
+        self._channel.send(message)
+
+    def _configure(self, message: messages.Configure) -> None:
+        """Everybody has these very objects. A head that was judged by the old ones is judged again."""
+        self._live_limits.replace(share_of_limits(message.limits, self._processes))
+        self._live_timeouts.replace(message.timeouts)
+        self._keyring.replace(message.api_keys)
+        self._reception.known.forget()
+        self._reception.connection_limit = _affordable(self._live_limits.connections, self._processes)
+        if self._certificate is not None:
+            self._certificate.reload()
+
+    # ---- metrics ------------------------------------------------------------------------------------------
+
+    def _render(self) -> str:
+        self._traffic.connections = len(self._reception.clients)
+        loads: dict[tuple[str, str], int] = {}
+        for worker in self._table.all_workers:
+            name = worker.instance.name
+            key = (metrics_text.model_of(name), name)
+            loads[key] = loads.get(key, 0) + worker.in_flight
+        return metrics_text.render(self._traffic, loads, self._number)
+
+    def _ready_workers(self) -> list[Worker]:
+        return [worker for model in self._table.models if model.is_ready for worker in model.workers]
 
     def _tell_load(self) -> None:
         if self._traffic.in_flight != self._load_told:
@@ -115,6 +174,8 @@ class Front:
                 client.expire()
             self._tell_load()
             self._traffic.refill_retries()
+            if self._certificate is not None:
+                self._certificate.refresh()
             for worker in self._table.workers:
                 worker.close_idle_since(now - self._timeouts.worker_idle_s)
 
@@ -164,7 +225,15 @@ class Front:
                 await asyncio.wait_for(self._drain_news.wait(), min(left_s, _DRAIN_POLL_S))
 
 
-def _affordable(connections: int) -> int:
+def _certificate(start: messages.StartFront) -> Certificate | None:
+    if start.tls_cert_file is None or start.tls_key_file is None:
+        return None
+    from ichat.front.certificate import Certificate  # ssl is big, and most do without
+
+    return Certificate(start.tls_cert_file, start.tls_key_file)
+
+
+def _affordable(connections: int, processes: int) -> int:
     """As many of them as have descriptors for the clients and their workers' connections, so that none run out."""
     descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     affordable = max(64, (descriptors - _RESERVED_DESCRIPTORS) // 2)
@@ -172,8 +241,8 @@ def _affordable(connections: int) -> int:
         _log.warning(
             "front: takes %d connections at most, for %d (server.limits.connections) the limit of open files"
             " must be %d, and is %d",
-            affordable,
-            connections,
+            affordable * processes,
+            connections * processes,
             2 * connections + _RESERVED_DESCRIPTORS,
             descriptors,
         )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from ichat.observe.metrics import Histogram, family, sample
+from collections.abc import Mapping
+
+from ichat.front.usage import tokens_of
+from ichat.observe.metrics import Histogram
 
 _BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
@@ -11,49 +14,161 @@ _RETRY_SHARE = 0.1
 _RETRY_FLOOR = 10.0
 
 
-class RouteTraffic:
-    """Of one model on one route."""
+class ModelTraffic:
+    """Of one model. ``queued`` requests wait for a worker now: who lets one wait adds it, and takes it away again."""
 
-    __slots__ = ("by_status_class", "duration", "first_byte")
+    __slots__ = ("affinity_hits", "affinity_misses", "left", "lost", "queued", "retries", "waited")
 
     def __init__(self) -> None:
-        self.by_status_class = [0] * 6
+        self.queued = 0
+        self.waited = Histogram(_BUCKETS_S)  # seconds, of those that have waited
+        self.affinity_hits = self.affinity_misses = 0  # of requests with a prefix that a worker has seen
+        self.retries = self.lost = self.left = 0
+
+
+class Timing:
+    """How long requests of one model took on one route at one instance."""
+
+    __slots__ = ("duration", "first_byte")
+
+    def __init__(self) -> None:
         self.first_byte = Histogram(_BUCKETS_S)
         self.duration = Histogram(_BUCKETS_S)
 
 
+class Flow:
+    """Of one model on one route at one instance with one key."""
+
+    __slots__ = (
+        "by_status_class",
+        "completion_tokens",
+        "prompt_tokens",
+        "received_bytes",
+        "seconds",
+        "sent_bytes",
+        "timing",
+    )
+
+    def __init__(self, timing: Timing) -> None:
+        self.timing = timing
+        self.by_status_class = [0] * 6
+        self.seconds = 0.0
+        self.prompt_tokens = self.completion_tokens = 0
+        self.received_bytes = self.sent_bytes = 0
+
+    def ended(self, status: int, duration_s: float, received_bytes: int, sent_bytes: int) -> None:
+        self.by_status_class[status // 100] += 1
+        self.seconds += duration_s
+        self.timing.duration.observe(duration_s)
+        self.received_bytes += received_bytes
+        self.sent_bytes += sent_bytes
+
+    def count_tokens(self, answer: bytes) -> None:
+        """``answer``: its end, at least."""
+        if (tokens := tokens_of(answer)) is not None:
+            self.prompt_tokens += tokens[0]
+            self.completion_tokens += tokens[1]
+
+
+class RouteTraffic:
+    """Of one model on one route with one key; ``at`` an instance, which is "" for a request that got none."""
+
+    __slots__ = ("_flows", "_key", "_traffic", "model")
+
+    def __init__(self, traffic: Traffic, key: tuple[str, str, str]) -> None:
+        self._traffic, self._key = traffic, key
+        self._flows: dict[str, Flow] = {}
+        self.model = traffic.model(key[0])
+
+    def at(self, instance: str) -> Flow:
+        if (found := self._flows.get(instance)) is None:
+            found = self._flows[instance] = self._traffic.open_flow(self._key, instance)
+        return found
+
+
 class Traffic:
-    """The front's counters. ``in_flight`` are the requests that a worker has, or that look for one."""
+    """The front's counters. ``in_flight`` are the requests that a worker has, or that look for one.
+
+    Names come from the configuration and the list of routes only, so that there is an end to them: a request for a
+    model that is not served counts under "".
+    """
 
     __slots__ = (
         "_requests_seen",
         "_retry_tokens",
         "_routes",
+        "_timings",
         "connections",
+        "cut",
+        "faults",
+        "flows",
         "in_flight",
         "left",
         "lost",
+        "models",
         "refused",
         "requests",
-        "retries",
     )
 
     def __init__(self) -> None:
-        self._routes: dict[tuple[str, str], RouteTraffic] = {}
-        self.refused: dict[str, int] = {}  # by code
+        self._routes: dict[tuple[str, str, str], RouteTraffic] = {}
+        self._timings: dict[tuple[str, str, str], Timing] = {}
+        self.flows: dict[tuple[str, str, str, str], Flow] = {}  # model, route, instance, key
+        self.models: dict[str, ModelTraffic] = {}
+        self.refused: dict[tuple[str, str, str], int] = {}  # model, key, code
+        self.cut: dict[tuple[str, str, str], int] = {}  # model, instance, code
+        self.faults: dict[str, int] = {}  # by instance
         self.requests = self.in_flight = self.connections = 0
-        self.retries = self.lost = self.left = 0
+        self.lost = self.left = 0
         self._requests_seen = 0
         self._retry_tokens = _RETRY_FLOOR
 
-    def route(self, model: str, route: str) -> RouteTraffic:
-        key = (model, route)
-        if (found := self._routes.get(key)) is None:
-            found = self._routes[key] = RouteTraffic()
+    # ---- on the path of a request -------------------------------------------------------------------------
+
+    def route(self, model: str, route: str, key: str = "") -> RouteTraffic:
+        names = (model, route, key)
+        if (found := self._routes.get(names)) is None:
+            found = self._routes[names] = RouteTraffic(self, names)
         return found
 
-    def refuse(self, code: str) -> None:
-        self.refused[code] = self.refused.get(code, 0) + 1
+    def model(self, name: str) -> ModelTraffic:
+        if (found := self.models.get(name)) is None:
+            found = self.models[name] = ModelTraffic()
+        return found
+
+    def open_flow(self, names: tuple[str, str, str], instance: str) -> Flow:
+        model, route, key = names
+        timing = self._timings.setdefault((model, route, instance), Timing())
+        flow = self.flows[model, route, instance, key] = Flow(timing)
+        return flow
+
+    # ---- beside it ----------------------------------------------------------------------------------------
+
+    def refuse(self, code: str, model: str = "", key: str = "") -> None:
+        """A request ends with an error of the front's own."""
+        names = (model, key, code)
+        self.refused[names] = self.refused.get(names, 0) + 1
+
+    def cut_off(self, code: str, model: str, instance: str) -> None:
+        """An answer that had begun ends early."""
+        names = (model, instance, code)
+        self.cut[names] = self.cut.get(names, 0) + 1
+
+    def fault(self, instance: str) -> None:
+        """A worker could not be reached, went away, or answered with a failure of its own."""
+        self.faults[instance] = self.faults.get(instance, 0) + 1
+
+    def lose(self, model: str) -> None:
+        """A request's worker ended before the answer, and there was no other."""
+        self.lost += 1
+        self.model(model).lost += 1
+
+    def leave(self, model: str) -> None:
+        """A client left before the answer."""
+        self.left += 1
+        self.model(model).left += 1
+
+    # ---- retries ------------------------------------------------------------------------------------------
 
     def refill_retries(self) -> None:
         """Called by the sweep: the requests since the last one pay for the retries until the next."""
@@ -61,47 +176,14 @@ class Traffic:
         self._requests_seen = self.requests
         self._retry_tokens = min(self._retry_tokens + earned, max(_RETRY_FLOOR, earned))
 
-    def spend_retry(self) -> bool:
+    def spend_retry(self, model: str = "") -> bool:
         if self._retry_tokens < 1:
             return False
         self._retry_tokens -= 1
-        self.retries += 1
+        self.model(model).retries += 1
         return True
 
-    def render(self) -> str:
-        totals = (
-            ("ichat_front_connections", "gauge", "Client connections open now.", self.connections),
-            ("ichat_front_in_flight", "gauge", "Requests in flight now.", self.in_flight),
-            ("ichat_front_retries_total", "counter", "Requests sent to a second worker.", self.retries),
-            ("ichat_front_worker_lost_total", "counter", "Requests whose worker ended before the answer.", self.lost),
-            ("ichat_front_client_left_total", "counter", "Requests whose client left before the answer.", self.left),
-        )
-        lines: list[str] = []
-        for name, kind, words, value in totals:
-            lines += family(name, kind, words, [sample(name, {}, value)])
-        name = "ichat_front_refused_total"
-        refused = [sample(name, {"code": code}, count) for code, count in sorted(self.refused.items())]
-        lines += family(name, "counter", "Requests that the front itself refused, by error code.", refused)
-        return "\n".join([*lines, *self._render_routes()]) + "\n"
-
-    def _render_routes(self) -> list[str]:
-        requests, first_byte, duration = (
-            "ichat_front_requests_total",
-            "ichat_front_first_byte_seconds",
-            "ichat_front_request_seconds",
-        )
-        counts: list[str] = []
-        firsts: list[str] = []
-        durations: list[str] = []
-        for (model, route), traffic in sorted(self._routes.items()):
-            labels = {"model": model, "route": route}
-            for status_class, count in enumerate(traffic.by_status_class):
-                if count:
-                    counts.append(sample(requests, {**labels, "status": f"{status_class}xx"}, count))
-            firsts += traffic.first_byte.render(first_byte, labels)
-            durations += traffic.duration.render(duration, labels)
-        return [
-            *family(requests, "counter", "Requests answered through a worker, by class of status.", counts),
-            *family(first_byte, "histogram", "From the whole request to the first byte of the answer.", firsts),
-            *family(duration, "histogram", "From the whole request to the last byte of the answer.", durations),
-        ]
+    @property
+    def timings(self) -> Mapping[tuple[str, str, str], Timing]:
+        """By model, route, instance."""
+        return self._timings

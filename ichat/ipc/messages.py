@@ -196,6 +196,15 @@ class Routes:
     models: list[RouteModel]
     was_ready: bool  # every model has been ready once (/startupz)
     others: list[Instance] = field(default_factory=list)
+    number: int = 0  # counted up by the launcher, for each front
+
+
+@dataclass(frozen=True)
+class TellMetrics:
+    """The front process ``asker`` collects the metrics of all: answer with MetricsTexts of the same number."""
+
+    number: int
+    asker: int
 
 
 @dataclass(frozen=True)
@@ -241,10 +250,36 @@ class FrontDrained:
 
 @dataclass(frozen=True)
 class WorkerDrained:
-    """An instance among the ``others`` of the Routes has no request of this front (any more)."""
+    """An instance among the ``others`` of the Routes has no request of this front (any more).
+
+    ``routes`` is the number of the last Routes that this front has read: an instance may have been among the others
+    before, and back again.
+    """
 
     instance: str
     incarnation: str
+    routes: int = 0
+
+
+@dataclass(frozen=True)
+class AskMetrics:
+    """Somebody asked this front for metrics: what have the other front processes to tell?"""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class MetricsText:
+    """A piece of a front process's own numbers; passed on by the launcher to the front that asks.
+
+    A process that is not there is answered for with an empty text.
+    """
+
+    number: int
+    asker: int
+    process: int
+    text: str
+    is_last: bool
 
 
 @dataclass(frozen=True)
@@ -278,5 +313,8 @@ Message = (
     | FrontLoad
     | FrontDrained
     | WorkerDrained
+    | TellMetrics
+    | AskMetrics
+    | MetricsText
     | WorkerFault
 )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 Labels = Mapping[str, str]
 
@@ -24,7 +26,11 @@ class Histogram:
         self._counts[bisect_left(self._bounds, value)] += 1
         self._sum += value
 
-    def render(self, name: str, labels: Labels) -> Iterable[str]:
+    @property
+    def has_any(self) -> bool:
+        return any(self._counts)
+
+    def render(self, name: str, labels: Labels) -> Iterator[str]:
         total = 0
         for bound, count in zip((*map(str, self._bounds), "+Inf"), self._counts, strict=True):
             total += count
@@ -33,15 +39,29 @@ class Histogram:
         yield sample(f"{name}_count", labels, total)
 
 
+@dataclass(frozen=True)
+class Family:
+    """A metric: its samples stand together, behind its explanation. One without samples is not mentioned."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    words: str
+
+    def render(self, samples: Iterable[tuple[Labels, float]]) -> list[str]:
+        return self._explained([sample(self.name, labels, value) for labels, value in samples])
+
+    def render_histograms(self, samples: Iterable[tuple[Labels, Histogram]]) -> list[str]:
+        return self._explained([line for labels, one in samples for line in one.render(self.name, labels)])
+
+    def _explained(self, lines: list[str]) -> list[str]:
+        return [f"# HELP {self.name} {self.words}", f"# TYPE {self.name} {self.kind}", *lines] if lines else []
+
+
+def label_pairs(labels: Labels) -> str:
+    """As they stand between the braces."""
+    return ",".join(f'{key}="{text.translate(_ESCAPES)}"' for key, text in labels.items())
+
+
 def sample(name: str, labels: Labels, value: float) -> str:
     """One line of the text format."""
-    if not labels:
-        return f"{name} {value}"
-    shown = ",".join(f'{key}="{text.translate(_ESCAPES)}"' for key, text in labels.items())
-    return f"{name}{{{shown}}} {value}"
-
-
-def family(name: str, kind: str, words: str, samples: Iterable[str]) -> list[str]:
-    """A metric with its explanation; nothing when it has no samples."""
-    lines = list(samples)
-    return [f"# HELP {name} {words}", f"# TYPE {name} {kind}", *lines] if lines else []
+    return f"{name}{{{label_pairs(labels)}}} {value}" if labels else f"{name} {value}"

@@ -81,26 +81,34 @@ def listening_socket() -> socket.socket:
 
 
 def start_message(
-    *, api_keys: list[str] | None = None, limits: dict[str, Any] | None = None, **timeouts: float
+    *,
+    api_keys: list[str] | None = None,
+    limits: dict[str, Any] | None = None,
+    tls: tuple[str, str] | None = None,
+    number: int = 0,
+    processes: int = 1,
+    **timeouts: float,
 ) -> messages.StartFront:
     return messages.StartFront(
         limits=Limits(**(limits or {})).model_dump(mode="json"),
         timeouts=Timeouts(**({"sweep_every_s": 0.02} | timeouts)).model_dump(mode="json"),
         api_keys={f"key{number}": key for number, key in enumerate(api_keys or [])},
+        tls_cert_file=tls[0] if tls else None,
+        tls_key_file=tls[1] if tls else None,
+        number=number,
+        processes=processes,
     )
 
 
 @contextlib.asynccontextmanager
 async def running_front(
     *workers: ScriptedWorker,
-    api_keys: list[str] | None = None,
-    limits: dict[str, Any] | None = None,
-    **timeouts: float,
+    **start: Any,
 ) -> AsyncIterator[FrontUnderTest]:
     """A front in this process, with real sockets on both sides."""
     ours, theirs = channel.pair()
     launcher = await Channel.open(ours)
-    front = Front(start_message(api_keys=api_keys, limits=limits, **timeouts), await Channel.open(theirs))
+    front = Front(start_message(**start), await Channel.open(theirs))
     sock = listening_socket()
     under_test = FrontUnderTest(sock.getsockname()[1], launcher, front)
     running = asyncio.create_task(front.run([sock]), name="front")
