@@ -9,18 +9,17 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Protocol
 
-from ichat.config.schema import Model, Restarts, Settings
+from ichat.config.schema import Model, Settings
 from ichat.errors import IchatError
 from ichat.launcher import environment
 from ichat.launcher.board import Board
 from ichat.launcher.devices import Turns, choose_gpus, gpus_needed, listed_gpus
 from ichat.launcher.instance import Instance, InstanceSpec, WorkerProcess
+from ichat.launcher.restarts import OnTrial
 from ichat.launcher.status import ModelInfo
 from ichat.launcher.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
-
-_ON_TRIAL = Restarts(enabled=False)
 
 
 class Requests(Protocol):
@@ -131,7 +130,7 @@ class Fleet:
         """Start it. ``is_on_trial``: what ends before it was ready is not started again (see ``trust``)."""
         timeouts = spec.model.timeouts(self.settings.timeouts)
         instance = Instance(spec, self._start, self.board, timeouts)
-        rules = (_ON_TRIAL if is_on_trial else self.settings.restarts, timeouts)
+        rules = (OnTrial() if is_on_trial else self.settings.restarts, timeouts)
         supervisor = Supervisor(instance, rules, lambda: self._turns.of(spec.gpus, instance.wait_for_turn))
         member = Member(instance, supervisor)
         member.task = asyncio.create_task(supervisor.run(), name=f"supervise {spec.name}")
@@ -150,7 +149,7 @@ class Fleet:
         if not isinstance(error, IchatError):
             self._be_over(error)  # our own bug
             return
-        if member.supervisor.rules[0] is _ON_TRIAL:
+        if isinstance(member.supervisor.rules[0], OnTrial):
             return  # whoever tries it looks at it
         log.error("%s: %s", member.name, error)
         if all(one.task.done() for one in self.members.values()):
@@ -230,5 +229,5 @@ class Fleet:
             if (model := models.get(member.model.name)) is not None:
                 member.instance.change(model)
             timeouts = member.model.timeouts(settings.timeouts)
-            if member.supervisor.rules[0] is not _ON_TRIAL:
+            if not isinstance(member.supervisor.rules[0], OnTrial):
                 member.supervisor.rules = (settings.restarts, timeouts)

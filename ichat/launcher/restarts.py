@@ -23,6 +23,12 @@ PERMANENT = frozenset(
 _ADVICE = "See the lines above for the cause."
 
 
+class OnTrial(Restarts):
+    """Of an instance that has yet to show that it can serve: what fails then is not tried again."""
+
+    enabled: bool = False
+
+
 @dataclass(frozen=True)
 class Ending:
     """How one life of a child ended without being told to."""
@@ -61,7 +67,8 @@ def decide(
     if ending.is_hopeless or ending.exit_code in PERMANENT:
         return GiveUp(_failure(subject, ending, ""))
     if not restarts.enabled:
-        return GiveUp(_failure(subject, ending, " (restarts.enabled is false)"))
+        is_by_configuration = not isinstance(restarts, OnTrial)
+        return GiveUp(_failure(subject, ending, " (restarts.enabled is false)" if is_by_configuration else ""))
     if len(recent) >= restarts.max_restarts:
         spent = f" after {len(recent)} restarts within {timeouts.restart_window_s:.0f} s"
         return GiveUp(_failure(subject, ending, spent))
