@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pydantic import BaseModel, SecretStr
 
 from ichat.config.schema import Model, Settings
-from ichat.config.secrets import mask
+from ichat.config.secrets import hide, mask
 
 #: hot: takes effect at once. scale: instances come or go, the others stay. restart: each instance is replaced.
 #: container: nothing but another start of ichat changes it.
@@ -55,8 +55,15 @@ class Change:
         return self.subject.removeprefix("models.")
 
 
-def compare(old: Settings, new: Settings) -> list[Change]:
-    """Every change, in the order in which they are made: settings, what goes, what changes, what comes."""
+def compare(old: Settings, new: Settings, hidden: frozenset[str] = frozenset()) -> list[Change]:
+    """Every change, in the order in which they are made: settings, what goes, what changes, what comes.
+
+    ``hidden`` are texts that must not be shown (see ``Resolved``).
+    """
+    return [replace(change, why=hide(change.why, hidden)) for change in _compare(old, new)]
+
+
+def _compare(old: Settings, new: Settings) -> list[Change]:
     before = {model.name: model for model in old.models}
     after = {model.name: model for model in new.models}
     removed = [Change(f"models.{name}", "remove", "not in the configuration") for name in before if name not in after]

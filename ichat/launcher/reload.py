@@ -79,8 +79,9 @@ class Reloader:
 
     async def plan(self) -> dict[str, Any]:
         """What a reload would do now, and why. ConfigError: the configuration is wrong."""
-        new = (await asyncio.to_thread(self._load)).settings
-        found = changes.compare(self.settings, new)
+        resolved = await asyncio.to_thread(self._load)
+        new = resolved.settings
+        found = changes.compare(self.settings, new, self.hidden | resolved.hidden)
         changed = {change.subject for change in found}
         same = [f"models.{model.name}" for model in new.models if f"models.{model.name}" not in changed]
         return {
@@ -143,7 +144,7 @@ class Reloader:
         began = time.monotonic()
         resolved = await asyncio.to_thread(self._load)
         new = resolved.settings
-        found = changes.compare(self.settings, new)
+        found = changes.compare(self.settings, new, self.hidden | resolved.hidden)
         for change in found:
             if change.kind in ("add", "restart"):
                 self._check(_by_name(new)[change.model])

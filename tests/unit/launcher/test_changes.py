@@ -88,6 +88,11 @@ def test_why_names_old_and_new_and_no_secret() -> None:
         assert secret not in words
 
 
+def test_what_came_from_a_secret_variable_is_hidden_wherever_it_stands() -> None:
+    old, new = settings_of(model()), settings_of(model(env={"HEADER": "Bearer tok-12345678"}))
+    assert "tok-12345678" not in compare(old, new, frozenset({"tok-12345678"}))[0].why
+
+
 def test_what_goes_is_told_before_what_changes_and_what_comes() -> None:
     old = settings_of(model("a"), model("b"), model("c"))
     new = settings_of(model("d"), model("b", instances=2), model("c", context_length=1))
