@@ -74,7 +74,7 @@ def unified_argv(engine: Engine, model: Model) -> list[str]:
 
 def _names(flag: Flag, model: Model) -> str | tuple[str, ...]:
     """vLLM answers to the names that it was told; SGLang has one name and does not compare it with a request's."""
-    return model.served_names if flag.kind == "values" and model.aliases else model.served_name
+    return (model.served_name, *model.aliases) if flag.kind == "values" and model.aliases else model.served_name
 
 
 def say(flag: Flag, word: Word, value: Any, model: Model) -> list[str]:

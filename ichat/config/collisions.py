@@ -38,6 +38,8 @@ def _names(model: Model, places: Mapping[str, Given]) -> Iterator[tuple[str, Giv
     yield model.served_name, places.get("served_model_name", places.get("name"))
     for at, alias in enumerate(model.aliases):
         yield alias, _entry(places["aliases"], at)
+    for at, adapter in enumerate(model.adapters):
+        yield from ((name, _entry(places["lora_paths"], at)) for name in model.names_of(adapter))
 
 
 def same_gpus(models: Sequence[Model], places: Places) -> Iterator[Problem]:

@@ -48,7 +48,8 @@ def resolve(sources: Sources, engines: Mapping[str, Engine]) -> Resolved:
     """Command line over environment over YAML over defaults.
 
     Raises ConfigError with every problem there is. ``engines`` are those of ``ichat.backends.engines``, by backend.
-    Of the file system only this is asked: whether a model's path exists here, and where the demo model lies.
+    Of the file system only this is asked: whether a model's path exists here, where the demo model lies, and what is
+    in the files of keys. It keeps nothing: called again, for a reload, it answers from the sources it is given then.
     """
     file = read_file(sources.document)
     used = variables_in(sources.document.root) if sources.document else set()

@@ -246,8 +246,19 @@ class Model(ModelSettings):
 
     @property
     def served_names(self) -> tuple[str, ...]:
-        """Every name that a request may ask for, the first one first."""
-        return (self.served_name, *self.aliases)
+        """Every name that a request may ask for, the first one first, those of adapters last."""
+        names = (self.served_name, *self.aliases)
+        return (*names, *(name for adapter in self.adapters for name in self.names_of(adapter)))
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        return tuple(text.partition("=")[0] for text in self.lora_paths or ())
+
+    def names_of(self, adapter: str) -> tuple[str, ...]:
+        """What a request asks for that wants an adapter: its name, for SGLang `model:adapter`."""
+        if self.backend != "sglang":
+            return (adapter,)
+        return tuple(f"{name}:{adapter}" for name in (self.served_name, *self.aliases))
 
     def timeouts(self, common: Timeouts) -> Timeouts:
         """Those that hold for this model."""

@@ -18,9 +18,9 @@ from ichat.errors import ExitCode, Problem
 #: The configuration of the image; read when nobody names another.
 DEFAULT_FILE = Path("/etc/ichat/configs.yaml")
 #: Variables whose value may also stand in a file, named by the variable with _FILE at its end.
+API_KEYS = ("ICHAT_API_KEY", "ICHAT_SERVER__API_KEY")
 SECRETS = (
-    "ICHAT_API_KEY",
-    "ICHAT_SERVER__API_KEY",
+    *API_KEYS,
     "ICHAT_ADMIN_TOKEN",
     "ICHAT_ADMIN__TOKEN",
     "ICHAT_GATEWAY__API_KEY",
@@ -184,7 +184,8 @@ def _read_secret(name: str, environ: Mapping[str, str], found: dict[str, Given],
     elif name in found and not found[name].raw:
         del found[name]
         if name.startswith("ICHAT_"):  # an empty HF_TOKEN is common, and harmless
-            message = "is empty, which would leave the port open to everybody. Unset it, or give it a value."
+            open_to_all = ", which would leave the port open to everybody" if name in API_KEYS else ""
+            message = f"is empty{open_to_all}. Unset it, or give it a value."
             problems.append(Problem("E-CFG-VALUE", f"{name}:", message))
     elif name in found and (wrong := wrong_line(environ[name])):
         del found[name]

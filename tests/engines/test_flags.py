@@ -23,6 +23,7 @@ TABLE: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = [
     ({"tokenizer_path": "/t"}, {"tokenizer": "/t"}, {"tokenizer_path": "/t"}),
     ({"context_length": 4096}, {"max_model_len": 4096}, {"context_length": 4096}),
     ({"served_model_name": "a/b"}, {"served_model_name": ["a/b"]}, {"served_model_name": "a/b"}),
+    ({"aliases": ("b", "c")}, {"served_model_name": ["m", "b", "c"]}, {"served_model_name": "m"}),
     ({"trust_remote_code": True}, {"trust_remote_code": True}, {"trust_remote_code": True}),
     ({"trust_remote_code": False}, {"trust_remote_code": False}, {"trust_remote_code": False}),
     ({"dtype": "bfloat16"}, {"dtype": "bfloat16"}, {"dtype": "bfloat16"}),

@@ -69,3 +69,15 @@ def test_several_names_in_vllms_own_words_are_a_name_and_aliases(configure):
     ):
         model = resolved.settings.models[0]
         assert (model.served_names, model.engine_args, model.extra_argv) == (("x", "gpt-4"), {}, ())
+
+
+def test_an_adapter_is_asked_for_as_its_engine_wants_it(configure):
+    yaml = "models: {m: {backend: %s, model_path: org/m, aliases: [other], lora_paths: [sql=/a, tax=/b]}}"
+    assert configure(yaml=yaml % "vllm").settings.models[0].served_names == ("m", "other", "sql", "tax")
+    names = configure(yaml=yaml % "sglang").settings.models[0].served_names
+    assert names == ("m", "other", "m:sql", "other:sql", "m:tax", "other:tax")
+
+
+def test_the_name_of_an_adapter_is_nobody_elses(lines):
+    (line,) = lines(yaml=TWO % ("lora_paths: [x=/a]", "aliases: [x]"))
+    assert 'models.b.aliases.0: "x" is a name of a too (configs.yaml:2:39).' in line

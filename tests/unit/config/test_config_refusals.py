@@ -322,7 +322,7 @@ def test_a_wrong_configuration_is_refused_quickly_and_without_an_engine():
         "from ichat.errors import ConfigError\n"
         "try: resolve(Sources.read(['--prot', '1'], {}), load_engines())\n"
         "except ConfigError: pass\n"
-        "heavy = {'torch', 'vllm', 'sglang', 'transformers', 'yaml', 'aiohttp', 'uvicorn'} & set(sys.modules)\n"
+        "heavy = {'torch', 'vllm', 'sglang', 'transformers', 'yaml', 'aiohttp', 'uvicorn', 'ssl'} & set(sys.modules)\n"
         "sys.exit(f'imported: {heavy}' if heavy else 0)"
     )
     before = os.times()

@@ -1,6 +1,8 @@
 """Variables of the environment within the file: ${NAME} and ${NAME:-default}."""
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ichat.backends.explain import render_explain
 from ichat.config.preflight import preflight
@@ -199,3 +201,13 @@ models:
 def test_the_value_of_any_other_variable_is_shown(configure):
     yaml = "models:\n  m:\n    model_path: ${WHERE}\n"
     assert "model_path: org/m" in render_config(configure(yaml=yaml, env={"WHERE": "org/m"}))
+
+
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(st.text(st.characters(exclude_categories=["C"]), min_size=1), st.booleans())
+def test_any_text_arrives_as_it_is_where_quotes_say_that_it_is_text(configure, text, is_default):
+    if is_default:
+        text = text.replace("}", "").replace("${", "").replace("'", "") or "x"
+    yaml = "models: {m: {model_path: org/m, env: {A: '%s'}}}" % (f"${{V:-{text}}}" if is_default else "${V}")
+    model = configure(yaml=yaml, env={} if is_default else {"V": text}).settings.models[0]
+    assert model.env == {"A": text}
