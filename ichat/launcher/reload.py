@@ -16,7 +16,8 @@ from ichat.launcher import changes
 from ichat.launcher.board import Board
 from ichat.launcher.changes import Change
 from ichat.launcher.fleet import Fleet
-from ichat.launcher.rollout import Rollout, choose, scale
+from ichat.launcher.rollout import Rollout, choose
+from ichat.launcher.scaling import Addition, Scaling, Work
 from ichat.launcher.status import ModelInfo
 
 log = logging.getLogger(__name__)
@@ -193,15 +194,15 @@ class Reloader:
             await self._remove(change.model)
             report.done.append(change)
         elif old is None:
-            await self._make(report, change, _Addition(self._fleet, model), model)
+            await self._make(report, change, Addition(self._fleet, model), model)
         elif change.kind == "restart":
             await self._make(report, change, Rollout(self._fleet, old, model), model)
         else:
             self._take(self.settings, model.model_copy(update={"instances": old.instances, "gpus": old.gpus}))
             self._board.post_model(ModelInfo.of(model, self.settings.timeouts))
-            await self._make(report, change, _Scaling(self._fleet, model), model)
+            await self._make(report, change, Scaling(self._fleet, model), model)
 
-    async def _make(self, report: Report, change: Change, work: _Work, model: Model | None = None) -> None:
+    async def _make(self, report: Report, change: Change, work: Work, model: Model | None = None) -> None:
         """Do the work for one model; when it fails the model is as it was, and the others are not touched."""
         log.info("reload: %s: %s (%s)", change.subject, change.kind, change.why)
         try:
@@ -246,45 +247,6 @@ class Reloader:
     def _refuse_when_leaving(self) -> None:
         if self._board.is_leaving:
             raise TemporaryError("ichat: is shutting down, nothing is changed any more.", code="E-LEAVING")
-
-
-class _Work(Protocol):
-    was_whole: bool
-
-    async def run(self) -> None: ...
-
-
-class _Addition:
-    """A model that was not there before. When it does not get ready it is not there afterwards."""
-
-    was_whole = True
-
-    def __init__(self, fleet: Fleet, model: Model) -> None:
-        self._fleet, self._model = fleet, model
-
-    async def run(self) -> None:
-        board, model = self._fleet.board, self._model
-        info = ModelInfo.of(model, self._fleet.settings.timeouts)
-        board.post_model(info)
-        board.excuse(model.name, is_excused=True)
-        try:
-            await scale(self._fleet, model)
-        except IchatError:
-            board.remove_model(model.name)
-            raise
-        board.excuse(model.name, is_excused=False)
-
-
-class _Scaling:
-    """More instances of a model, or fewer; none for one of which only limits changed."""
-
-    was_whole = True
-
-    def __init__(self, fleet: Fleet, model: Model) -> None:
-        self._fleet, self._model = fleet, model
-
-    async def run(self) -> None:
-        await scale(self._fleet, self._model)
 
 
 def _by_name(settings: Settings) -> dict[str, Model]:

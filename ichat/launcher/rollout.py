@@ -8,22 +8,17 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ichat.config.schema import Model
-from ichat.errors import ExitCode, IchatError, ResourceError
+from ichat.errors import IchatError, ResourceError
 from ichat.launcher import environment, memory
 from ichat.launcher.changes import renames
 from ichat.launcher.fleet import Fleet, Member
 from ichat.launcher.instance import InstanceSpec
+from ichat.launcher.scaling import RolloutError, scale, start_whole
 from ichat.launcher.status import ModelInfo
 
 log = logging.getLogger(__name__)
 
 Way = Literal["surge", "hold"]
-
-
-class RolloutError(IchatError):
-    """The new instance did not get ready, and the old configuration serves again, or did not stop serving."""
-
-    exit_code, code = ExitCode.ENGINE, "E-ROLLOUT"
 
 
 @dataclass(frozen=True)
@@ -198,33 +193,6 @@ class Rollout:
         self.choices.append(choice)
         log.info("%s: replaced by %s (%s)", old.name, choice.way, choice.why)
         return choice
-
-
-async def start_whole(fleet: Fleet, member: Member) -> None:
-    """Wait until it serves. IchatError: it will not; then nothing of it is left."""
-    failure = await fleet.becomes_ready(member)
-    if failure is None:
-        fleet.trust(member)
-        return
-    await fleet.remove(member)
-    raise RolloutError(failure)
-
-
-async def scale(fleet: Fleet, model: Model) -> None:
-    """As many instances as the model says. RolloutError: a new one did not get ready; then the new ones are gone."""
-    there = fleet.of(model.name)
-    for surplus in there[model.instances :]:
-        await fleet.retire(surplus)
-    used = {member.spec.slot for member in there}
-    started: list[Member] = []
-    try:
-        for slot in [slot for slot in range(model.instances) if slot not in used]:
-            started.append(fleet.add(fleet.spec_for(model, slot), is_on_trial=True))
-            await start_whole(fleet, started[-1])
-    except IchatError:
-        for member in started[:-1]:
-            await fleet.retire(member)
-        raise
 
 
 def _beside(fleet: Fleet, old: Member, model: Model) -> InstanceSpec:
