@@ -21,7 +21,7 @@ from ichat.front.errors import shutting_down
 from ichat.front.metrics_desk import MetricsDesk
 from ichat.front.reception import Reception
 from ichat.front.routing import RoutingTable
-from ichat.front.settings import Live, share_of_limits, share_of_routes
+from ichat.front.settings import Live, share_of_limits
 from ichat.front.traffic import Traffic
 from ichat.front.worker import Worker
 from ichat.ipc import messages
@@ -108,7 +108,6 @@ class Front:
                     self._channel.send(messages.Pong(number))
                 case messages.Routes():
                     self._routes_number = message.number
-                    share_of_routes(message, self._processes)
                     self._table.replace(message)
                 case messages.Withdraw():
                     self._withdraw()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ichat.config.schema import Settings
@@ -13,7 +13,8 @@ from ichat.errors import ExitCode
 from ichat.launcher import environment, host, listeners, run_dir
 from ichat.launcher.board import Board
 from ichat.launcher.descriptors import raise_descriptor_limit
-from ichat.launcher.front import Front, FrontProcess
+from ichat.launcher.front import FrontProcess
+from ichat.launcher.fronts import Fronts, Together
 from ichat.launcher.health import Probes
 from ichat.launcher.instance import Instance
 from ichat.launcher.output import Output
@@ -51,7 +52,8 @@ def serve(settings: Settings, outside: Outside) -> ExitCode:
     if outside.signals.received:
         return ExitCode.OK  # told to leave before there was anything to leave
     raise_descriptor_limit()
-    sockets = listeners.listen(settings.server)
+    listeners.check_certificate(settings.server)
+    sockets = listeners.listen(settings.server, settings.front.processes)
     try:
         port = sockets[0].getsockname()[1]
         directory = RunDir.claim(run_dir.choose(settings.server.run_dir, port, outside.xdg_runtime_dir))
@@ -109,8 +111,10 @@ class _Launcher:
             return ExitCode.OK
         await self._probes.open(self._run_dir.probe_socket)
         ground = Ground(self._processes, self._run_dir, self._output, self._settings, self._outside.environ)
-        front = Front(lambda: FrontProcess(ground, self._sockets), self._board, self._settings)
-        supervisors = [Supervisor(front, self._settings), self._supervise_instance(ground)]
+        fronts = Fronts(self._front_starter(ground), self._board, self._settings)
+        front_supervisors = [Supervisor(ward, self._settings) for ward in fronts.wards]
+        workers = [self._supervise_instance(ground)]
+        supervisors = [*front_supervisors, *workers]
         self._board.listen(self._tell_when_ready)
         model = self._settings.models[0]
         for notice in (*self._outside.notices, *host.notices(model, environment.accelerator_of(model))):
@@ -120,7 +124,7 @@ class _Launcher:
         stopping = asyncio.create_task(self._stop.wait(), name="stop signal")
         try:
             await asyncio.wait({*tasks, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            code = await self._leave(front, supervisors)
+            code = await self._leave(fronts, Together(front_supervisors), workers)
             ended = await asyncio.gather(*tasks, return_exceptions=True)
         finally:
             for task in (*tasks, stopping):
@@ -138,14 +142,18 @@ class _Launcher:
         instance = Instance(name, model, lambda: Worker(ground, name, model), self._board, self._settings.timeouts)
         return Supervisor(instance, self._settings)
 
-    async def _leave(self, front: Front, supervisors: Sequence[Supervisor]) -> ExitCode:
+    def _front_starter(self, ground: Ground) -> Callable[[int, str], FrontProcess]:
+        count = self._settings.front.processes
+        return lambda number, name: FrontProcess(ground, name, listeners.of_process(self._sockets, number, count))
+
+    async def _leave(self, fronts: Fronts, front_processes: Together, workers: Sequence[Supervisor]) -> ExitCode:
         """Commanded, or because something cannot be kept alive: the order is the same."""
         received = self._outside.signals.received
         is_ready = self._board.has_ready and bool(received) and received[0].name != "SIGINT"
         why = received[0].name if received else "failure"
         self._board.withdraw()
         log.info("ichat: leaving (%s) in_flight=%d", why, self._board.in_flight)
-        leaving = Leaving(front, supervisors[0], supervisors[1:], is_ready, self._hurry)
+        leaving = Leaving(fronts, front_processes, workers, is_ready, self._hurry)
         code = await shut_down(leaving, self._settings.timeouts)
         log.info("ichat: stopped code=%d", code)
         return code
@@ -154,7 +162,11 @@ class _Launcher:
 
     def _address(self) -> str:
         host, port = self._sockets[0].getsockname()[:2]
-        return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        return f"{self._scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+    @property
+    def _scheme(self) -> str:
+        return "http" if self._settings.server.tls_cert_file is None else "https"
 
     def _tell_when_ready(self) -> None:
         """Once: how to talk to it."""
@@ -166,8 +178,9 @@ class _Launcher:
         key = '-H "Authorization: Bearer $ICHAT_API_KEY" ' if self._settings.server.api_key else ""
         body = f'{{"model": "{name}", "messages": [{{"role": "user", "content": "Who are you?"}}]}}'
         log.info(
-            "ichat: ready. Talk to it: curl http://127.0.0.1:%d/v1/chat/completions"
+            "ichat: ready. Talk to it: curl %s://127.0.0.1:%d/v1/chat/completions"
             " -H 'Content-Type: application/json' %s-d '%s'",
+            self._scheme,
             port,
             key,
             body,

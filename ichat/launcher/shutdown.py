@@ -29,8 +29,10 @@ class DrainsFront(Protocol):
     """What the shutdown asks of the front."""
 
     drained: asyncio.Future[int]
-    #: Requests that ended with a front process since the withdrawal.
-    lost: int
+
+    @property
+    def lost(self) -> int:
+        """Requests that ended with a front process since the withdrawal."""
 
     def withdraw(self) -> None: ...
 
