@@ -37,13 +37,14 @@ async def _serve(control: socket.socket, listeners: list[socket.socket]) -> Exit
     from ichat.front.server import Front
     from ichat.ipc import messages
     from ichat.ipc.channel import Channel
-    from ichat.observe.logs import set_up_logs
+    from ichat.observe.logs import set_level, set_up_logs
 
     channel = await Channel.open(control)
     start = await channel.receive()
     if not isinstance(start, messages.StartFront):
         return ExitCode.SOFTWARE
     lines = set_up_logs(start.log_format)
+    set_level(start.log_level)
     front = Front(start, channel)
     # What is here now stays. On the path of a request rings are broken by hand, so that the collector may come
     # seldom: a full collection holds up every stream.

@@ -255,8 +255,8 @@ class Relay:
         self._has_begun = True
         self._client.write_all((self._first_bytes, *parts))
         self._first_bytes = b""
-        if self._route_traffic is not None and self._worker is not None:
-            timing = self._route_traffic.at(self._worker.instance.name).timing
+        if self._route_traffic is not None:
+            timing = self._route_traffic.at(self._instance).timing
             timing.first_byte.observe(time.monotonic() - self._started_at)
 
     def _abandon(self) -> None:
@@ -272,7 +272,7 @@ class Relay:
     def _cut(self, failure: Failure) -> None:
         assert self._body is not None
         last = self._body.cut(failure.events(self._request.dialect))
-        self._traffic.cut_off(failure.code, self._model_name, self._worker.instance.name if self._worker else "")
+        self._traffic.cut_off(failure.code, self._model_name, self._instance)
         self._end(self._status)
         if last is None:
             self._client.cut(is_framed=self._is_framed)
@@ -283,9 +283,8 @@ class Relay:
     def _end(self, status: int, answer: bytes = b"", *, is_first_byte: bool = False) -> None:
         """``answer`` is the end of what a worker said, or all of it where that leaves only now: ``is_first_byte``."""
         self._is_over = True
-        worker, request = self._worker, self._request
-        traffic = self._route_traffic or self._unrouted()
-        flow = traffic.at("" if worker is None else worker.instance.name)
+        traffic = self._route_traffic or self._traffic.unrouted(self._request)
+        flow = traffic.at(self._instance)
         self._leave_worker()
         self._traffic.in_flight -= 1
         duration_s = time.monotonic() - self._started_at
@@ -294,11 +293,11 @@ class Relay:
             flow.timing.first_byte.observe(duration_s)
         if answer:
             flow.count_tokens(answer)
-        flow.ended(status, duration_s, len(request.body), self._sent_bytes)
+        flow.ended(status, duration_s, len(self._request.body), self._sent_bytes)
 
-    def _unrouted(self) -> RouteTraffic:
-        request = self._request
-        return self._traffic.route("", "" if request.route is None else request.route.name, request.key_name)
+    @property
+    def _instance(self) -> str:
+        return "" if self._worker is None else self._worker.instance.name
 
     @property
     def _model_name(self) -> str:

@@ -21,11 +21,12 @@ from ichat.front.errors import shutting_down
 from ichat.front.metrics_desk import MetricsDesk
 from ichat.front.reception import Reception
 from ichat.front.routing import RoutingTable
-from ichat.front.settings import Live, share_of_limits, share_of_routes
+from ichat.front.settings import Live, share_of_limits
 from ichat.front.traffic import Traffic
 from ichat.front.worker import Worker
 from ichat.ipc import messages
 from ichat.ipc.channel import Channel
+from ichat.observe.logs import set_level
 
 if TYPE_CHECKING:
     from ichat.config.schema import Limits, Timeouts
@@ -108,7 +109,6 @@ class Front:
                     self._channel.send(messages.Pong(number))
                 case messages.Routes():
                     self._routes_number = message.number
-                    share_of_routes(message, self._processes)
                     self._table.replace(message)
                 case messages.Withdraw():
                     self._withdraw()
@@ -122,6 +122,8 @@ class Front:
         match message:
             case messages.Configure():
                 self._configure(message)
+            case messages.LogLevel(level=level):
+                set_level(level)
             case messages.TellMetrics():
                 self._reception.metrics.tell(message)
             case messages.MetricsText():

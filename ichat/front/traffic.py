@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from ichat.front.usage import tokens_of
 from ichat.observe.metrics import Histogram
+
+if TYPE_CHECKING:
+    from ichat.front.request import Request
 
 _BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
@@ -130,6 +134,10 @@ class Traffic:
         if (found := self._routes.get(names)) is None:
             found = self._routes[names] = RouteTraffic(self, names)
         return found
+
+    def unrouted(self, request: Request) -> RouteTraffic:
+        """Of a request that got no model."""
+        return self.route("", "" if request.route is None else request.route.name, request.key_name)
 
     def model(self, name: str) -> ModelTraffic:
         if (found := self.models.get(name)) is None:

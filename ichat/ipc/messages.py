@@ -148,6 +148,14 @@ class StartFront:
     tls_key_file: str | None = None
     number: int = 0  # of this front process
     processes: int = 1  # how many there are: limits are shared out among them
+    log_level: str = "info"
+
+
+@dataclass(frozen=True)
+class LogLevel:
+    """How much the front says in its log from now on."""
+
+    level: str
 
 
 @dataclass(frozen=True)
@@ -306,6 +314,7 @@ Message = (
     | ControlDone
     | StartFront
     | Configure
+    | LogLevel
     | Routes
     | Withdraw
     | Drain

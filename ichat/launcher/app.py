@@ -18,7 +18,8 @@ from ichat.launcher.control import Control
 from ichat.launcher.descriptors import raise_descriptor_limit
 from ichat.launcher.devices import visible_gpus
 from ichat.launcher.fleet import Fleet
-from ichat.launcher.front import Fronts
+from ichat.launcher.front import FrontProcess
+from ichat.launcher.fronts import Fronts, Together
 from ichat.launcher.greeting import Greeting
 from ichat.launcher.health import Probes
 from ichat.launcher.orders import orders_of
@@ -58,7 +59,7 @@ def serve(resolved: Resolved, outside: Outside) -> ExitCode:
         return ExitCode.OK  # told to leave before there was anything to leave
     raise_descriptor_limit()
     server, runtime_dir = resolved.settings.server, resolved.sources.environ.get("XDG_RUNTIME_DIR")
-    sockets = listeners.listen(server)
+    sockets = listeners.listen(server, resolved.settings.front.processes)
     try:
         port = sockets[0].getsockname()[1]
         directory = RunDir.claim(run_dir.choose(server.run_dir, port, runtime_dir))
@@ -130,7 +131,7 @@ class _Launcher:
     def _make(self) -> None:
         settings = self._settings
         self._ground = Ground(self._processes, self._run_dir, self._output, settings, self._outside.environ)
-        self._fronts = Fronts(self._ground, self._sockets, self._board, settings)
+        self._fronts = Fronts(self._start_front, self._board, settings)
         self._fleet = Fleet(
             lambda spec: Worker(self._ground, spec),
             self._board,
@@ -144,6 +145,10 @@ class _Launcher:
         self._control = Control(self._board, self._fleet, self._reloader, self._fronts)
         self._probes = Probes(self._board, self._control.status)
         self._probes.obey(orders_of(self._control))
+
+    def _start_front(self, number: int, name: str) -> FrontProcess:
+        sockets = listeners.of_process(self._sockets, number, self._settings.front.processes)
+        return FrontProcess(self._ground, name, sockets)
 
     def _greet(self) -> None:
         greeting = Greeting(self._sockets[0], self._run_dir.path, self._resolved)
@@ -192,7 +197,7 @@ class _Launcher:
         self._board.withdraw()
         log.info("ichat: leaving (%s) in_flight=%d", why, self._board.in_flight)
         workers = [member.supervisor for member in self._fleet.members.values()]
-        leaving = Leaving(self._fronts, fronts, workers, is_ready, self._hurry)
+        leaving = Leaving(self._fronts, Together(fronts), workers, is_ready, self._hurry)
         code = await shut_down(leaving, self._reloader.settings.timeouts)
         log.info("ichat: stopped code=%d", code)
         return code

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import Any
 
 from ichat.config.report import render_settings
 from ichat.launcher.board import Board
 from ichat.launcher.controls import CommandOutcome, ControlError
 from ichat.launcher.fleet import Fleet, Member
-from ichat.launcher.front import Fronts
+from ichat.launcher.fronts import Fronts
 from ichat.launcher.reload import Reloader
+from ichat.observe import logs
 
 _LEVELS = ("debug", "info", "warning", "error")
 
@@ -62,12 +62,12 @@ class Control:
         return list(await asyncio.gather(*map(ask, self._members(model, instance))))
 
     def log_level(self) -> dict[str, Any]:
-        return {"level": logging.getLevelName(logging.getLogger().level).lower()}
+        return {"level": logs.level()}
 
     async def set_log_level(self, level: str) -> dict[str, Any]:
         if level not in _LEVELS:
             raise ControlError(400, "invalid_level", f'level: expected {", ".join(_LEVELS)}, found "{level}".')
-        logging.getLogger().setLevel(level.upper())
+        logs.set_level(level)
         self._fronts.set_log_level(level)
         return self.log_level()
 

@@ -7,6 +7,7 @@ import errno
 import os
 import socket
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from ichat.config.schema import Server
@@ -21,12 +22,19 @@ _BUSY_POLL_S = 0.05
 _LISTEN_STATE = "0A"
 
 
-def listen(server: Server) -> list[socket.socket]:
-    """Sockets that already accept connections, one for each address of ``server.host``; all on one port."""
+def listen(server: Server, processes: int = 1) -> list[socket.socket]:
+    """Sockets that already accept connections, one for each address of ``server.host``; all on one port.
+
+    With several front processes there are as many sets of them, one behind the other (see `of_process`): on sockets
+    that they share one process takes all the connections of a burst. They stay open here, so that a process that
+    died leaves its queue to the next one.
+    """
     end = time.monotonic() + _BUSY_LIMIT_S
     while True:
         try:
-            return _listen_once(server)
+            if processes == 1:
+                return _listen_once(server, server.port)
+            return _listen_often(server, processes)
         except UnicodeError as error:  # the name cannot be asked for: an empty part, or one of more than 63 characters
             raise _wrong_host(server) from error
         except OSError as error:
@@ -35,14 +43,38 @@ def listen(server: Server) -> list[socket.socket]:
         time.sleep(_BUSY_POLL_S)
 
 
-def _listen_once(server: Server) -> list[socket.socket]:
+def of_process(sockets: Sequence[socket.socket], number: int, processes: int) -> Sequence[socket.socket]:
+    """Those of one front process."""
+    count = len(sockets) // processes
+    return sockets[number * count : (number + 1) * count]
+
+
+def _listen_often(server: Server, processes: int) -> list[socket.socket]:
+    # The port is shared with everybody of this user who shares it, too: that it is free shows who takes it alone.
+    alone = _listen_once(server, server.port)
+    port = alone[0].getsockname()[1]
+    for sock in alone:
+        sock.close()
     sockets: list[socket.socket] = []
-    port = server.port
+    try:
+        for _ in range(processes):
+            sockets += _listen_once(server, port, is_shared=True)
+    except OSError:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets
+
+
+def _listen_once(server: Server, port: int, *, is_shared: bool = False) -> list[socket.socket]:
+    sockets: list[socket.socket] = []
     try:
         for family, address in _addresses(server.host):
             sock = socket.socket(family, socket.SOCK_STREAM)
             sockets.append(sock)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if is_shared:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if family == socket.AF_INET6 and address != "::":
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             elif family == socket.AF_INET6:

@@ -29,8 +29,10 @@ class DrainsFront(Protocol):
     """What the shutdown asks of the front."""
 
     drained: asyncio.Future[int]
-    #: Requests that ended with a front process since the withdrawal.
-    lost: int
+
+    @property
+    def lost(self) -> int:
+        """Requests that ended with a front process since the withdrawal."""
 
     def withdraw(self) -> None: ...
 
@@ -53,7 +55,7 @@ class Leaving:
     """Who leaves, and what a second signal tells."""
 
     front: DrainsFront
-    front_processes: Sequence[Stoppable]
+    front_process: Stoppable
     workers: Sequence[Stoppable]
     is_ready: bool  # somebody may still be sending requests our way
     hurry: asyncio.Event  # set by a second signal: the deadline is now
@@ -86,9 +88,8 @@ async def shut_down(leaving: Leaving, timeouts: Timeouts) -> ExitCode:
     is_complete = await _drain(leaving, deadline)
     exits = await _stop_workers(leaving, timeouts, deadline)
     # Whoever loads is not waited for: nobody is served by it, and three seconds are soon over.
-    for front in leaving.front_processes:
-        front.expect_end()
-    await asyncio.gather(early, *(front.stop(_SHORT_S) for front in leaving.front_processes))
+    leaving.front_process.expect_end()
+    await asyncio.gather(early, leaving.front_process.stop(_SHORT_S))
     was_cut_off = any(one is not None and one.code == ExitCode.DRAIN_ABORTED for one in exits)
     return ExitCode.OK if is_complete and not was_cut_off else ExitCode.DRAIN_ABORTED
 
@@ -106,7 +107,7 @@ async def _drain(leaving: Leaving, deadline: float) -> bool:
     afterwards in whatever way without that a request is lost or its loss overlooked.
     """
     front = leaving.front
-    if not any(front.is_serving for front in leaving.front_processes):  # it holds nothing; one before it may have
+    if not leaving.front_process.is_serving:  # it holds nothing; one before it may have
         return _has_lost_none(front.lost)
     front.drain(deadline)
     hurry = asyncio.ensure_future(leaving.hurry.wait())

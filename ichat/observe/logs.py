@@ -155,3 +155,13 @@ def say_last(text: str, fd: int = _STDERR_FD) -> None:
     writer = LineWriter(fd)
     writer.write(text.encode(errors="replace") + b"\n")
     writer.close()
+
+
+def level() -> str:
+    """How much ichat's own lines of this process tell: debug, info, warning, error."""
+    return logging.getLevelName(logging.getLogger("ichat").getEffectiveLevel()).lower()
+
+
+def set_level(name: str) -> None:
+    """One of the words of ``level``."""
+    logging.getLogger("ichat").setLevel(name.upper())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ class FrontUnderTest:
     launcher: Channel
     front: Front
     heard: list[messages.Message] = field(default_factory=list)
+    tls: ssl.SSLContext | None = None  # of the clients
 
     def routes(
         self,
@@ -60,7 +62,7 @@ class FrontUnderTest:
                 await asyncio.sleep(0.002)
 
     async def connect(self) -> Client:
-        return await Client.connect(self.port)
+        return await Client.connect(self.port, self.tls)
 
     async def ask(self, data: bytes) -> Response:
         client = await self.connect()

@@ -74,7 +74,7 @@ class Bench:
         self.front_process = FakeSupervisor(self.diary, "front")
         self.worker = FakeSupervisor(self.diary, "worker", leaves_in_s=leaves_in_s, is_serving=is_serving)
         self.hurry = asyncio.Event()
-        self.leaving = Leaving(self.front, [self.front_process], [self.worker], is_ready, self.hurry)
+        self.leaving = Leaving(self.front, self.front_process, [self.worker], is_ready, self.hurry)
 
     def hurry_at(self, moment_s: float) -> None:
         asyncio.get_running_loop().call_at(moment_s, self.hurry.set)
