@@ -16,10 +16,12 @@ from typing import Any, NoReturn
 
 from ichat.backends import start_method
 from ichat.backends.base_backend import BaseBackend
+from ichat.backends.engine_control import EngineControl
 from ichat.backends.failures import refuse_arguments
 from ichat.backends.http_server import HTTPServer
 from ichat.backends.model_files import architectures_of
 from ichat.backends.owner_thread import OwnerThread
+from ichat.backends.sglang_control import SGLangControl
 from ichat.backends.warm_up import request_once
 from ichat.errors import EngineError
 
@@ -49,6 +51,7 @@ class SGLangBackend(BaseBackend):
         self._owner = OwnerThread("sglang-owner")
         self._args: Any = None  # sglang.srt.server_args.ServerArgs
         self._tokenizer_manager: Any = None
+        self._commands: SGLangControl | None = None
         self._template_manager: Any = None
         self._scheduler_info: dict[str, Any] = {}
         self._probe_prefix = ""
@@ -60,6 +63,11 @@ class SGLangBackend(BaseBackend):
 
     def tasks(self) -> list[str]:
         return ["generate"] if self._tokenizer_manager.is_generation else ["embed"]
+
+    def engine_control(self) -> EngineControl:
+        if self._commands is None:
+            raise RuntimeError("SGLang has not been started yet")
+        return self._commands
 
     # ---- parse --------------------------------------------------------------------------------------------
 
@@ -124,20 +132,30 @@ class SGLangBackend(BaseBackend):
 
     async def start_engine(self) -> None:
         await self._owner.call(self._load)
+        from sglang.srt.arg_groups.overrides import resolving_view
         from sglang.srt.constants import HEALTH_CHECK_RID_PREFIX
+        from sglang.srt.managers import io_struct
 
         self._probe_prefix = HEALTH_CHECK_RID_PREFIX
+        self._commands = SGLangControl(
+            self._tokenizer_manager,
+            io_struct,
+            resolving_view(self._args),
+            self.framework_args.accelerator,
+            self.in_flight,
+        )
         # At the first request SGLang takes SIGTERM and SIGQUIT of the loop over; this is its seam to give them back.
         self._tokenizer_manager.signal_handler_class = _signal_handlers(self)
 
     def _load(self) -> None:
         from sglang.srt.entrypoints.engine import (
+            Engine,
             init_tokenizer_manager,
             run_detokenizer_process,
             run_scheduler_process,
         )
 
-        engine = _forking_engine() if self.framework_args.start_method == "fork" else _engine()
+        engine: Any = _forking(Engine) if self.framework_args.start_method == "fork" else Engine
         launched = engine._launch_subprocesses(
             server_args=self._args,
             init_tokenizer_manager_func=init_tokenizer_manager,
@@ -220,6 +238,8 @@ class SGLangBackend(BaseBackend):
             while manager.last_receive_tstamp <= asked_at:
                 if task.done():
                     await task
+                if manager.is_pause:
+                    return
                 await asyncio.sleep(_POLL_S)
         finally:
             task.cancel()
@@ -247,16 +267,8 @@ async def _first_answer(stream: Any) -> None:
         break
 
 
-def _engine() -> Any:
-    from sglang.srt.entrypoints.engine import Engine
-
-    return Engine
-
-
-def _forking_engine() -> Any:
+def _forking(engine: Any) -> Any:
     import multiprocessing
-
-    engine: Any = _engine()
 
     class ForkingEngine(engine):  # type: ignore[misc]
         """SGLang forces "spawn" just before it calls this documented override point."""
