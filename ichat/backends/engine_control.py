@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import abc
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StringConstraints, ValidationError
 
 from ichat.config.schema import LogLevel, Schema
-from ichat.config.weights import WeightsError, check_weights, read_table
+from ichat.config.weights import WeightsError, check_weights, read_table, shapes_of
 
 
 class CommandError(Exception):
@@ -187,23 +188,35 @@ class EngineControl(abc.ABC):
 
 
 def check_new_weights(path: str, current: str) -> None:
-    """WrongArgumentsError unless ``path`` holds whole weights of the same model as ``current``."""
-    directory = _directory("update_weights", path)
+    """WrongArgumentsError unless ``path`` holds whole weights of the same model as ``current``.
+
+    Neither engine can be left to find that out: by then half of them are replaced, and vLLM only logs what is missing.
+    """
+    directory, before = _directory("update_weights", path), Path(current)
     if not (directory / "config.json").is_file():
         raise WrongArgumentsError(f"update_weights: {path}: has no config.json, so it is no model.")
     if not any(directory.glob("*.safetensors")):
         raise WrongArgumentsError(f"update_weights: {path}: has no weights (*.safetensors).")
     try:
         check_weights(directory, is_needed=True)
-        new, old = _architecture(directory), _architecture(Path(current))
-    except (WeightsError, ValueError, OSError) as error:
+        differences = [
+            *_differences("its {}", _architecture(directory), _architecture(before)),
+            *_differences("the shape of {}", shapes_of(directory), shapes_of(before)),
+        ]
+    except (WeightsError, ValueError, KeyError, OSError) as error:
         raise WrongArgumentsError(f"update_weights: {error}") from None
+    if differences:
+        raise WrongArgumentsError(
+            f"update_weights: {path}: is another model, {differences[0]}."
+            " Change model_path in the configuration and reload."
+        )
+
+
+def _differences(words: str, new: dict[str, Any], old: dict[str, Any]) -> Iterator[str]:
+    """None when nothing is known of the old: a model of the hub keeps its files elsewhere."""
     for key in sorted(new.keys() | old.keys()) if old else ():
         if new.get(key) != old.get(key):
-            raise WrongArgumentsError(
-                f"update_weights: {path}: is another model, its {key} is {new.get(key)} instead of {old.get(key)}."
-                " Change model_path in the configuration and reload."
-            )
+            yield f"{words.format(key)} is {new.get(key)} instead of {old.get(key)}"
 
 
 #: Of a config.json: what makes weights fit into a running model.
@@ -214,7 +227,6 @@ _SHAPE = (
 
 
 def _architecture(directory: Path) -> dict[str, Any]:
-    """Empty for a model of the hub, whose files are elsewhere."""
     file = directory / "config.json"
     if not file.is_file():
         return {}

@@ -319,7 +319,13 @@ async def test_weights_that_cannot_fit_are_refused_before_anything_is_red(backen
     cut = new_weights(tmp_path / "cut")
     (tmp_path / "cut" / "model.safetensors").unlink()
     (tmp_path / "cut" / "model.safetensors").write_bytes((DEMO / "model.safetensors").read_bytes()[:-1])
+    (tmp_path / "lacks").mkdir()
+    lacks = new_weights(tmp_path / "lacks")
+    (tmp_path / "lacks" / "model.safetensors").unlink()
+    header = b'{"a": {"dtype": "BF16", "shape": [1], "data_offsets": [0, 2]}}'
+    (tmp_path / "lacks" / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"xx")
     wrong = {
+        lacks: r"is another model, the shape of a is \[1\] instead of None",
         "models/demo": "give the whole path",
         "/nowhere/at/all": "/nowhere/at/all: no such directory",
         str(tmp_path / "empty"): "no config.json",
