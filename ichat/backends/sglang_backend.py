@@ -114,18 +114,20 @@ class SGLangBackend(BaseBackend):
             if getattr(resolved, name) != served:
                 flag = f"--{name.replace('_', '-')}"
                 refuse_arguments("SGLang", f"{flag} {getattr(resolved, name)} is not served in process. Leave it out")
-        self._refuse_wrong_vectors(args.model_path, resolved.is_embedding)
+        if self.framework_args.accelerator == "cpu":
+            self._refuse_on_the_cpu(args.model_path, resolved)
         self._args = args
 
-    def _refuse_wrong_vectors(self, model_path: str, is_embedding: bool) -> None:
-        """On the CPU SGLang pools BERT's vectors wrongly, whatever the model says (measured with 0.5.21 and 0.5.23)."""
+    def _refuse_on_the_cpu(self, model_path: str, resolved: Any) -> None:
+        """Measured with 0.5.21: it pools BERT's vectors wrongly, whatever the model says, and pins memory for LoRA."""
         from sglang.srt.configs.model_config import is_generation_model
 
-        if self.framework_args.accelerator != "cpu":
-            return
-        if not is_generation_model(architectures_of(model_path), is_embedding):
+        if not is_generation_model(architectures_of(model_path), resolved.is_embedding):
+            words = "on the CPU its vectors of an embedding model are wrong. Serve this model with backend: vllm"
+            refuse_arguments("SGLang", words)
+        if resolved.enable_lora:
             refuse_arguments(
-                "SGLang", "on the CPU its vectors of an embedding model are wrong. Serve this model with backend: vllm"
+                "SGLang", "on the CPU it cannot serve adapters (LoRA). Serve this model with backend: vllm"
             )
 
     # ---- engine -------------------------------------------------------------------------------------------
@@ -249,9 +251,8 @@ class SGLangBackend(BaseBackend):
         return float(self._tokenizer_manager.last_receive_tstamp)
 
     def in_flight(self) -> int:
-        if self._tokenizer_manager is None:
-            return 0
-        return sum(not rid.startswith(self._probe_prefix) for rid in self._tokenizer_manager.rid_to_state)
+        requests = () if self._tokenizer_manager is None else self._tokenizer_manager.rid_to_state
+        return sum(not rid.startswith(self._probe_prefix) for rid in requests)
 
     async def stop_engine(self) -> None:
         from sglang.srt.managers.io_struct import ShutdownReq

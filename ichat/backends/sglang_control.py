@@ -123,6 +123,8 @@ class SGLangControl(EngineControl):
         return [f"{self._name}:{name}" for name in self._manager.lora_registry.get_all_adapters()]
 
     def _need_lora(self, action: str) -> None:
+        if self._accelerator == "cpu":
+            raise NotSupportedError(f"{action}: on the CPU SGLang cannot serve adapters. Serve this model on vLLM.")
         if not self._args.enable_lora:
             raise NotSupportedError(
                 f"{action}: SGLang was started without LoRA. Set enable_lora: true, max_lora_rank and"

@@ -30,7 +30,7 @@ def engine_args(backend: str, traces: Path) -> dict[str, Any]:
         "fake": {"token_s": 0.02},
         "vllm": {"enforce-eager": True, "kv-cache-memory-bytes": 2**27,
                  "profiler-config": {"profiler": "torch", "torch_profiler_dir": str(traces)}},
-        "sglang": {"max-total-tokens": 8192, "lora-target-modules": ["down_proj"], "lora-backend": "torch_native"},
+        "sglang": {"max-total-tokens": 8192},
     }[backend]  # fmt: skip
 
 
@@ -105,7 +105,7 @@ def said(events: list[str]) -> str:
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=ENGINES)
 async def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bench]:
     backend, traces = request.param, tmp_path_factory.mktemp("traces")
-    lora = {} if backend == "fake" else {"enable_lora": True, "max_lora_rank": 8, "max_loras": 2}
+    lora = {} if backend != "vllm" else {"enable_lora": True, "max_lora_rank": 8, "max_loras": 2}
     settings = model(backend, engine_args=engine_args(backend, traces), context_length=2048, **lora)
     # So impatient that an engine which is probed while it rests would be killed before the test has ended.
     timeouts = Timeouts(probe_every_s=0.2, probe_suspect_s=2, probe_limit_s=4, control_s=60)
@@ -211,6 +211,10 @@ async def test_weights_that_do_not_fit_are_refused_and_it_serves_on(bench: Bench
 async def test_an_adapter_is_loaded_served_under_its_name_and_unloaded(bench: Bench, tmp_path: Path) -> None:
     plain = await bench.text()
     path = str(adapter(tmp_path / "noise"))
+    if bench.backend == "sglang":
+        assert "on the CPU SGLang cannot" in await bench.refused(501, "load_lora", name="noise", path=path)
+        assert "on the CPU SGLang cannot" in await bench.refused(501, "unload_lora", name="noise")
+        return
     assert (await bench.obeyed("load_lora", name="noise", path=path))["model"] == "demo:noise"
     assert bench.worker.last(messages.WorkerReady).served_names == ["demo", "demo:noise"]
     if bench.backend != "fake":
@@ -227,7 +231,7 @@ async def test_an_adapter_is_loaded_served_under_its_name_and_unloaded(bench: Be
 
 async def test_an_adapter_that_is_none_is_refused_and_it_serves_on(bench: Bench, tmp_path: Path) -> None:
     assert "no adapter_config.json" in await bench.refused(400, "load_lora", name="x", path=str(tmp_path))
-    if bench.backend != "fake":
+    if bench.backend == "vllm":
         broken = adapter(tmp_path / "broken")
         config = json.loads((broken / "adapter_config.json").read_text()) | {"r": 64 * RANK}
         (broken / "adapter_config.json").write_text(json.dumps(config))
@@ -294,12 +298,18 @@ async def test_what_it_was_not_started_for_is_refused_with_the_setting_that_allo
         await worker.until(messages.WorkerReady)
         done = await worker.command("load_lora", name="noise", path=str(adapter(tmp_path / "noise")))
         assert (done.status, done.body["error"]["code"]) == (501, "not_supported")
-        assert "enable_lora: true" in done.body["error"]["message"]
+        assert {"vllm": "enable_lora: true", "sglang": "on vLLM"}[backend] in done.body["error"]["message"]
         done = await worker.command("start_profile")
         expected = {"vllm": (501, "profiler-config"), "sglang": (400, "path is needed")}[backend]
         assert done.status == expected[0]
         assert expected[1] in done.body["error"]["message"]
-        assert isinstance(worker.messages[-2][1], messages.ControlDone | messages.WorkerResidue | messages.WorkerReady)
+
+
+@pytest.mark.engine
+async def test_sglang_with_adapters_on_the_cpu_is_refused_before_it_would_die_of_them() -> None:
+    async with WorkerProcess(model("sglang", enable_lora=True, max_lora_rank=8)) as worker:
+        assert await worker.end(120) == 78
+        assert "on the CPU it cannot serve adapters" in worker.last(messages.WorkerFailed).words
 
 
 async def test_a_stop_lets_what_a_pause_keeps_finish() -> None:
