@@ -179,6 +179,10 @@ class EngineControl(abc.ABC):
     async def set_log_level(self, level: str) -> list[str]:
         """Which of the engine's processes obey it."""
 
+    def max_model_len(self) -> int | None:
+        """Longest prompt plus answer, in tokens, as the engine has it."""
+        return None
+
     def adapters(self) -> list[str]:
         """Names that requests may ask for beside the model's own."""
         return []

@@ -117,6 +117,9 @@ class SGLangControl(EngineControl):
         self._need_lora("unload_lora")
         _check(await self._manager.unload_lora_adapter(self._requests.UnloadLoRAAdapterReqInput(lora_name=name)))
 
+    def max_model_len(self) -> int | None:
+        return int(self._manager.model_config.context_len)
+
     def adapters(self) -> list[str]:
         if not self._args.enable_lora or ":" in self._name:
             return []

@@ -74,6 +74,9 @@ class VLLMControl(EngineControl):
         if adapter is not None:
             await self._engine.remove_lora(adapter.lora_int_id)
 
+    def max_model_len(self) -> int | None:
+        return int(self._engine.vllm_config.model_config.max_model_len)
+
     def adapters(self) -> list[str]:
         return list(self._models.lora_requests)
 

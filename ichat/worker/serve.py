@@ -92,7 +92,9 @@ async def _serve(control: socket.socket) -> ExitCode:
 async def _live(start: messages.StartWorker, channel: Channel) -> ExitCode:
     report = _Report(channel)
     backend = _backend(start, report)
-    report.ready_message = lambda: messages.WorkerReady(backend.served_names(), backend.tasks())
+    report.ready_message = lambda: messages.WorkerReady(
+        backend.served_names(), backend.tasks(), backend.engine_control().max_model_len()
+    )
     commands = Commands(backend, channel.send)
     _own_signals(backend)
     companions = [
