@@ -41,6 +41,7 @@ class WorkerProcess:
         self.messages: list[tuple[float, messages.Message]] = []
         self.started_at = 0.0
         self._arrived = asyncio.Event()
+        self._commands = 0
         self._stderr = stderr
 
     async def __aenter__(self) -> WorkerProcess:
@@ -98,6 +99,19 @@ class WorkerProcess:
                     break
                 ended.cancel()
         return found
+
+    async def command(self, action: str, timeout_s: float = 60, **arguments: Any) -> messages.ControlDone:
+        """What the worker answers to a command of the admin port."""
+        self._commands += 1
+        number = self._commands
+        self.channel.send(messages.Control(number, action, arguments))
+        async with asyncio.timeout(timeout_s):
+            while True:
+                for _, message in self.messages:
+                    if isinstance(message, messages.ControlDone) and message.number == number:
+                        return message
+                self._arrived.clear()
+                await self._arrived.wait()
 
     async def end(self, timeout_s: float = 60) -> int:
         """Wait for the worker's end; its exit code."""

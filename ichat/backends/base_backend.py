@@ -13,6 +13,8 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ichat.backends.control import Control
+from ichat.backends.engine_control import EngineControl
 from ichat.backends.engine_processes import EngineProcesses
 from ichat.backends.failures import explain_start_failure
 from ichat.backends.framework_args import FrameworkArgs
@@ -38,6 +40,8 @@ class BaseBackend(abc.ABC):
     - ``backend_ready_event`` is set only after a token (or a vector) has come out, and cleared before any stop.
     - ``wait_for_server_ready()`` waits for that event; it does not return when the start fails, so await it
       beside ``run()``.
+    - ``control()`` commands the running engine (see ``engine_control.ACTIONS``) and returns what came of it; a
+      ``CommandError`` says why it did not. While the engine rests by command the event is cleared too.
     - ``get_backend_args()`` is the engine's own, fully parsed argument object; RuntimeError before it is parsed.
     - ``cleanup()`` frees everything: the HTTP server, sockets, shared memory, temporary files, every process of the
       tree. It may be called at any time, repeatedly, also after a failed start.
@@ -57,6 +61,7 @@ class BaseBackend(abc.ABC):
         self.processes = EngineProcesses(self.vital_processes, self.fail)
         self.http: HTTPServer | None = None
         self.was_cut_off = False  # requests were ended by the drain's deadline
+        self._control = Control(self)
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._failed = asyncio.Event()
@@ -101,11 +106,28 @@ class BaseBackend(abc.ABC):
     def tasks(self) -> list[str]:
         """What the model can do ("generate", "embed" …); known after the start."""
 
+    @abc.abstractmethod
+    def engine_control(self) -> EngineControl:
+        """The engine's side of the commands; called only after the start."""
+
     def progress(self) -> float:
         """A number that changes whenever the engine hands out anything; 0 when the engine does not tell."""
         return 0.0
 
     # ---- control ------------------------------------------------------------------------------------------
+
+    async def control(self, action: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """See the class. One at a time; it may take as long as timeouts.control_s."""
+        return await self._control.obey(action, arguments)
+
+    @property
+    def is_commanded(self) -> bool:
+        """The engine is at work on a command, so that a probe says nothing."""
+        return self._control.is_at_work
+
+    def served_names(self) -> list[str]:
+        """Names that a request may ask for."""
+        return [self.framework_args.model.served_name, *self.engine_control().adapters()]
 
     def request_stop(self) -> None:
         """Stop: finish what is in flight, then leave. Asked again: leave at once. Signal handlers may call it."""
@@ -137,11 +159,13 @@ class BaseBackend(abc.ABC):
             await self._unless_over(scan_while(self._start(), self.look_around))
             if not self._stop.is_set():
                 await self._check_processes()
+                self._control.open()
                 self.backend_ready_event.set()
                 await self._unless_over(Monitor(self, self.timeouts, self.news).run())
         except IchatError as error:
             self._lose(error)  # an engine that is lost is not asked to leave, but killed
         finally:
+            self._control.close()
             self.backend_ready_event.clear()
             await self.cleanup()
         if self._failure is not None:
@@ -242,6 +266,7 @@ class BaseBackend(abc.ABC):
         if not self._stop.is_set() or self._failure is not None:
             await http.abort()
             return
+        await self._control.let_go()
         deadline = time.monotonic() + self.timeouts.drain_s
         drain = asyncio.create_task(http.drain(deadline, self.in_flight))
         ends = [asyncio.create_task(self._hurry.wait()), asyncio.create_task(self._failed.wait())]

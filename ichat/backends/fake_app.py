@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any
+
+from ichat.backends.fake_control import FakeControl
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -15,12 +17,19 @@ _DEFAULT_TOKENS = 8
 
 
 class FakeApp:
-    """ASGI. ``wait_for_token`` is awaited before each word; whatever it raises ends the request with an error."""
+    """ASGI. ``wait_for_token`` is awaited before each word; whatever it raises ends the request with an error.
 
-    def __init__(self, model: str, wait_for_token: Callable[[], Awaitable[None]]) -> None:
+    What the engine was commanded by the admin port shows here: answers that wait, or end with the reason `abort`, and
+    `system_fingerprint`, the path of the weights that it was given.
+    """
+
+    def __init__(
+        self, model: str, wait_for_token: Callable[[], Awaitable[None]], control: Callable[[], FakeControl]
+    ) -> None:
         self.in_flight = 0
+        self.running = 0  # of them, those that have begun
         self.aborted = 0  # requests whose client left
-        self._model, self._wait_for_token = model, wait_for_token
+        self._model, self._wait_for_token, self._control = model, wait_for_token, control
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -54,26 +63,48 @@ class FakeApp:
             self.in_flight -= 1
 
     async def _say(self, asked: dict[str, Any], send: Send, *, is_chat: bool) -> None:
+        await self._control().wait_to_begin()
+        self.running += 1
+        try:
+            await self._say_words(asked, send, is_chat=is_chat)
+        finally:
+            self.running -= 1
+
+    async def _say_words(self, asked: dict[str, Any], send: Send, *, is_chat: bool) -> None:
         count = int(asked.get("max_tokens") or _DEFAULT_TOKENS)
-        words = [f"word{n} " for n in range(count)]
         if not asked.get("stream"):
-            for _ in words:
-                await self._wait_for_token()
-            choice = _choice("".join(words), is_chat=is_chat, is_delta=False) | {"finish_reason": "length"}
-            usage = {"prompt_tokens": 1, "completion_tokens": count, "total_tokens": count + 1}
+            words = [word async for word in self._words(count)]
+            reason = {"finish_reason": "length" if len(words) == count else "abort"}
+            choice = _choice("".join(words), is_chat=is_chat, is_delta=False) | reason
+            usage = {"prompt_tokens": 1, "completion_tokens": len(words), "total_tokens": len(words) + 1}
             await _answer(send, 200, json.dumps(self._frame(choice) | {"usage": usage}).encode())
             return
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
-        for word in words:
-            await self._wait_for_token()
+        said = 0
+        async for word in self._words(count):
+            said += 1
             await _event(send, self._frame(_choice(word, is_chat=is_chat, is_delta=True)))
-        last = _choice("", is_chat=is_chat, is_delta=True) | {"finish_reason": "length"}
+        reason = {"finish_reason": "length" if said == count else "abort"}
+        last = _choice("", is_chat=is_chat, is_delta=True) | reason
         await _event(send, self._frame(last))
         await send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
+    async def _words(self, count: int) -> AsyncIterator[str]:
+        """So many, or fewer when all answers are aborted meanwhile."""
+        control = self._control()
+        aborts = control.aborts
+        for number in range(count):
+            await self._wait_for_token()
+            await control.wait_to_go_on()
+            if control.aborts != aborts:
+                return
+            yield f"word{number} "
+
     def _frame(self, choice: dict[str, Any]) -> dict[str, Any]:
-        return {"id": "fake", "object": "completion", "created": 0, "model": self._model, "choices": [choice]}
+        frame = {"id": "fake", "object": "completion", "created": 0, "model": self._model, "choices": [choice]}
+        weights = self._control().weights
+        return frame | ({"system_fingerprint": weights} if weights else {})
 
 
 def _choice(text: str, *, is_chat: bool, is_delta: bool) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt
 
 from ichat.backends.base_backend import BaseBackend
 from ichat.backends.fake_app import FakeApp
+from ichat.backends.fake_control import FakeControl
 from ichat.backends.http_server import HTTPServer
 from ichat.backends.warm_up import request_once
 from ichat.config.schema import Schema
@@ -38,6 +39,9 @@ class Script(Schema):
     die_after_s: NonNegativeFloat | None = None  # after the start: one process ends
     stop_takes_s: NonNegativeFloat = 0
     shm_bytes: NonNegativeInt = 0  # shared memory that it never unlinks by itself
+    command_s: NonNegativeFloat = 0  # how long a command of the admin port takes
+    not_supported: tuple[str, ...] = ()  # commands that it cannot obey
+    fails_at: tuple[str, ...] = ()  # commands that end in an unforeseen error
 
 
 class FakeBackend(BaseBackend):
@@ -50,12 +54,18 @@ class FakeBackend(BaseBackend):
         self._script: Script | None = None
         self._children: list[subprocess.Popen[bytes]] = []
         self._shm: shared_memory.SharedMemory | None = None
-        self._app = FakeApp(self.framework_args.model.served_name, self._wait_for_token)
+        self._commands: FakeControl | None = None
+        self._app = FakeApp(self.framework_args.model.served_name, self._wait_for_token, self.engine_control)
 
     def get_backend_args(self) -> Script:
         if self._script is None:
             raise RuntimeError("the fake engine's arguments are not parsed yet")
         return self._script
+
+    def engine_control(self) -> FakeControl:
+        if self._commands is None:
+            raise RuntimeError("the fake engine has not been started yet")
+        return self._commands
 
     def tasks(self) -> list[str]:
         return ["generate"]
@@ -67,6 +77,8 @@ class FakeBackend(BaseBackend):
 
     async def start_engine(self) -> None:
         script = self.get_backend_args()
+        name = self.framework_args.model.served_name
+        self._commands = FakeControl(name, script, lambda: self._app.running)
         for number in range(script.processes):
             title = f"FAKE::Engine/{number}"
             self._children.append(subprocess.Popen([title, "100000"], executable="/bin/sleep"))

@@ -21,6 +21,12 @@ class News(Protocol):
     def recovered(self) -> None:
         """The engine under suspicion has answered after all."""
 
+    def resting(self, words: str) -> None:
+        """By command nothing is served now, as the words say."""
+
+    def ready(self) -> None:
+        """It serves again, or under other names; a real request has been answered."""
+
     def stopping(self, in_flight: int) -> None:
         """A stop was asked for, with so many requests inside the engine."""
 

@@ -58,10 +58,15 @@ class Patient(Protocol):
     def stopped_processes(self) -> tuple[str, ...]: ...
     def cpu_s(self) -> float: ...
     def look_around(self) -> None: ...
+    @property
+    def is_commanded(self) -> bool: ...
 
 
 class Monitor:
-    """Probes for ever; raises EngineError when the engine hangs or a probe fails."""
+    """Probes for ever; raises EngineError when the engine hangs or a probe fails.
+
+    An engine at work on a command is not probed: it may load weights for minutes, and the command has its own limit.
+    """
 
     def __init__(self, patient: Patient, timeouts: Timeouts, news: News) -> None:
         self._patient, self._timeouts, self._news = patient, timeouts, news
@@ -70,28 +75,32 @@ class Monitor:
     async def run(self) -> None:
         while True:
             self._patient.look_around()
-            await self._probe_once()
+            if not self._patient.is_commanded:
+                await self._probe_once()
             await asyncio.sleep(self._timeouts.probe_every_s)
 
     async def _probe_once(self) -> None:
         probe = asyncio.create_task(self._patient.probe(), name="probe")
         try:
-            await self._await_answer(probe)
+            has_answered = await self._await_answer(probe)
         finally:
             probe.cancel()
-        if self._is_suspected:
+        if self._is_suspected and has_answered:
             self._is_suspected = False
             self._news.recovered()
 
-    async def _await_answer(self, probe: asyncio.Task[None]) -> None:
-        """Returns when the probe was answered or the engine has shown another sign of life."""
+    async def _await_answer(self, probe: asyncio.Task[None]) -> bool:
+        """True when the probe was answered or the engine has shown another sign of life; False: nothing is known."""
         waited_s, progress, cpu_s = 0.0, self._patient.progress(), self._patient.cpu_s()
         while True:
             await asyncio.wait({probe}, timeout=_TICK_S)
             if probe.done():
-                return _raise_failure(probe)
+                _raise_failure(probe)
+                return True
             if self._patient.progress() != progress:
-                return None
+                return True
+            if self._patient.is_commanded:
+                return False
             # Ticks are counted instead of reading a clock: time in which this process itself did not run (a
             # starved or suspended machine) says nothing about the engine.
             waited_s += _TICK_S

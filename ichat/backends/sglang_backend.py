@@ -16,10 +16,12 @@ from typing import Any, NoReturn
 
 from ichat.backends import start_method
 from ichat.backends.base_backend import BaseBackend
+from ichat.backends.engine_control import EngineControl
 from ichat.backends.failures import refuse_arguments
 from ichat.backends.http_server import HTTPServer
 from ichat.backends.model_files import architectures_of
 from ichat.backends.owner_thread import OwnerThread
+from ichat.backends.sglang_control import SGLangControl
 from ichat.backends.warm_up import request_once
 from ichat.errors import EngineError
 
@@ -49,6 +51,7 @@ class SGLangBackend(BaseBackend):
         self._owner = OwnerThread("sglang-owner")
         self._args: Any = None  # sglang.srt.server_args.ServerArgs
         self._tokenizer_manager: Any = None
+        self._commands: SGLangControl | None = None
         self._template_manager: Any = None
         self._scheduler_info: dict[str, Any] = {}
         self._probe_prefix = ""
@@ -60,6 +63,11 @@ class SGLangBackend(BaseBackend):
 
     def tasks(self) -> list[str]:
         return ["generate"] if self._tokenizer_manager.is_generation else ["embed"]
+
+    def engine_control(self) -> EngineControl:
+        if self._commands is None:
+            raise RuntimeError("SGLang has not been started yet")
+        return self._commands
 
     # ---- parse --------------------------------------------------------------------------------------------
 
@@ -106,38 +114,50 @@ class SGLangBackend(BaseBackend):
             if getattr(resolved, name) != served:
                 flag = f"--{name.replace('_', '-')}"
                 refuse_arguments("SGLang", f"{flag} {getattr(resolved, name)} is not served in process. Leave it out")
-        self._refuse_wrong_vectors(args.model_path, resolved.is_embedding)
+        if self.framework_args.accelerator == "cpu":
+            self._refuse_on_the_cpu(args.model_path, resolved)
         self._args = args
 
-    def _refuse_wrong_vectors(self, model_path: str, is_embedding: bool) -> None:
-        """On the CPU SGLang pools BERT's vectors wrongly, whatever the model says (measured with 0.5.21 and 0.5.23)."""
+    def _refuse_on_the_cpu(self, model_path: str, resolved: Any) -> None:
+        """Measured with 0.5.21: it pools BERT's vectors wrongly, whatever the model says, and pins memory for LoRA."""
         from sglang.srt.configs.model_config import is_generation_model
 
-        if self.framework_args.accelerator != "cpu":
-            return
-        if not is_generation_model(architectures_of(model_path), is_embedding):
+        if not is_generation_model(architectures_of(model_path), resolved.is_embedding):
+            words = "on the CPU its vectors of an embedding model are wrong. Serve this model with backend: vllm"
+            refuse_arguments("SGLang", words)
+        if resolved.enable_lora:
             refuse_arguments(
-                "SGLang", "on the CPU its vectors of an embedding model are wrong. Serve this model with backend: vllm"
+                "SGLang", "on the CPU it cannot serve adapters (LoRA). Serve this model with backend: vllm"
             )
 
     # ---- engine -------------------------------------------------------------------------------------------
 
     async def start_engine(self) -> None:
         await self._owner.call(self._load)
+        from sglang.srt.arg_groups.overrides import resolving_view
         from sglang.srt.constants import HEALTH_CHECK_RID_PREFIX
+        from sglang.srt.managers import io_struct
 
         self._probe_prefix = HEALTH_CHECK_RID_PREFIX
+        self._commands = SGLangControl(
+            self._tokenizer_manager,
+            io_struct,
+            resolving_view(self._args),
+            self.framework_args.accelerator,
+            self.in_flight,
+        )
         # At the first request SGLang takes SIGTERM and SIGQUIT of the loop over; this is its seam to give them back.
         self._tokenizer_manager.signal_handler_class = _signal_handlers(self)
 
     def _load(self) -> None:
         from sglang.srt.entrypoints.engine import (
+            Engine,
             init_tokenizer_manager,
             run_detokenizer_process,
             run_scheduler_process,
         )
 
-        engine = _forking_engine() if self.framework_args.start_method == "fork" else _engine()
+        engine: Any = _forking(Engine) if self.framework_args.start_method == "fork" else Engine
         launched = engine._launch_subprocesses(
             server_args=self._args,
             init_tokenizer_manager_func=init_tokenizer_manager,
@@ -220,6 +240,8 @@ class SGLangBackend(BaseBackend):
             while manager.last_receive_tstamp <= asked_at:
                 if task.done():
                     await task
+                if manager.is_pause:
+                    return
                 await asyncio.sleep(_POLL_S)
         finally:
             task.cancel()
@@ -229,9 +251,8 @@ class SGLangBackend(BaseBackend):
         return float(self._tokenizer_manager.last_receive_tstamp)
 
     def in_flight(self) -> int:
-        if self._tokenizer_manager is None:
-            return 0
-        return sum(not rid.startswith(self._probe_prefix) for rid in self._tokenizer_manager.rid_to_state)
+        requests = () if self._tokenizer_manager is None else self._tokenizer_manager.rid_to_state
+        return sum(not rid.startswith(self._probe_prefix) for rid in requests)
 
     async def stop_engine(self) -> None:
         from sglang.srt.managers.io_struct import ShutdownReq
@@ -247,16 +268,8 @@ async def _first_answer(stream: Any) -> None:
         break
 
 
-def _engine() -> Any:
-    from sglang.srt.entrypoints.engine import Engine
-
-    return Engine
-
-
-def _forking_engine() -> Any:
+def _forking(engine: Any) -> Any:
     import multiprocessing
-
-    engine: Any = _engine()
 
     class ForkingEngine(engine):  # type: ignore[misc]
         """SGLang forces "spawn" just before it calls this documented override point."""

@@ -14,10 +14,12 @@ from typing import Any, NoReturn
 
 from ichat.backends import start_method
 from ichat.backends.base_backend import BaseBackend
+from ichat.backends.engine_control import EngineControl
 from ichat.backends.failures import refuse_arguments
 from ichat.backends.http_server import HTTPServer
 from ichat.backends.model_files import architectures_of
 from ichat.backends.owner_thread import OwnerThread
+from ichat.backends.vllm_control import VLLMControl
 from ichat.backends.warm_up import request_once
 from ichat.errors import EngineError
 
@@ -36,6 +38,7 @@ class VLLMBackend(BaseBackend):
         self._args: Namespace | None = None
         self._engine: Any = None  # vllm.v1.engine.async_llm.AsyncLLM
         self._socket: Any = None
+        self._commands: VLLMControl | None = None
         self._tasks: tuple[str, ...] = ()
 
     def get_backend_args(self) -> Namespace:
@@ -45,6 +48,11 @@ class VLLMBackend(BaseBackend):
 
     def tasks(self) -> list[str]:
         return list(self._tasks)
+
+    def engine_control(self) -> EngineControl:
+        if self._commands is None:
+            raise RuntimeError("vLLM has not been started yet")
+        return self._commands
 
     # ---- parse --------------------------------------------------------------------------------------------
 
@@ -140,6 +148,7 @@ class VLLMBackend(BaseBackend):
         from vllm.entrypoints.launchers.api_server.app_state import init_app_state
         from vllm.entrypoints.launchers.app import build_app
         from vllm.entrypoints.launchers.utils.server_utils import get_uvicorn_log_config
+        from vllm.entrypoints.serve.lora import protocol
 
         args = self.get_backend_args()
         app = build_app(args, self._tasks, self._engine.model_config)
@@ -155,6 +164,9 @@ class VLLMBackend(BaseBackend):
         config.h11_max_incomplete_event_size = args.h11_max_incomplete_event_size
         config.h11_max_header_count = args.h11_max_header_count  # type: ignore[attr-defined]
         server = HTTPServer(config, self.framework_args.socket_path, self.fail)
+        self._commands = VLLMControl(
+            self._engine, app.state.openai_serving_models, protocol, self.framework_args.accelerator
+        )
         # vLLM's exception handlers end the server they find here when the engine is dead.
         app.state.server = server.server
         await server.start([self._socket])

@@ -50,6 +50,16 @@ def check_weights(path: Path, *, is_needed: bool) -> None:
         raise WeightsError(" ".join(wrong[:3]) + more)
 
 
+def shapes_of(path: Path) -> dict[str, list[int]]:
+    """The shape of each tensor in a directory's safetensors files, which ``check_weights`` has found whole."""
+    shapes: dict[str, list[int]] = {}
+    for file in sorted(path.glob("*.safetensors")):
+        with file.open("rb") as opened:
+            header = _read_header(file, opened.read(int.from_bytes(opened.read(8), "little")))
+        shapes |= {name: tensor["shape"] for name, tensor in header.items() if name != "__metadata__"}
+    return shapes
+
+
 def _read_index(path: Path) -> dict[str, str]:
     """Tensor to file."""
     if not path.exists():

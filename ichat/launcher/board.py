@@ -148,7 +148,7 @@ class Board:
         state = "stopped" if best is None else best.shown_state
         return messages.RouteModel(
             name=info.name,
-            served_names=list(info.served_names),
+            served_names=[*info.served_names, *_adapters(info, ready)],
             backend=info.backend,
             state="starting" if state == "ready" and not ready else state,
             words="" if best is None else best.route_words(),
@@ -184,6 +184,14 @@ class Board:
             "uptime_s": None if status.started is None else round(now - status.started, 1),
             "restarts": status.restarts,
         }
+
+
+def _adapters(info: ModelInfo, ready: list[Status]) -> list[str]:
+    """Further names: of the adapters that every ready instance has."""
+    first = ready[0].served_names if ready else ()
+    return [
+        name for name in first if name not in info.served_names and all(name in status.served_names for status in ready)
+    ]
 
 
 def _endpoints(statuses: Iterable[Status]) -> list[messages.Instance]:

@@ -57,6 +57,7 @@ class Status:
     incarnation: str = ""
     socket_path: str = ""
     max_model_len: int | None = None
+    served_names: tuple[str, ...] = ()  # as its worker says: the model's own, and those of adapters
     gpus: tuple[str, ...] = ()
 
     @property
@@ -107,8 +108,11 @@ def after(status: Status, message: Message, now: float) -> Status:
     match message:
         case messages.WorkerPhase(phase=phase) if status.state == "starting":
             changes = {"detail": phase}
-        case messages.WorkerReady(max_model_len=longest) if status.state == "starting":
+        case messages.WorkerReady(served_names=names) if status.state == "ready":
+            return replace(status, served_names=tuple(names))
+        case messages.WorkerReady(served_names=names, max_model_len=longest) if status.state == "starting":
             changes = {"state": "ready", "was_ready": True, "max_model_len": longest, "detail": ""}
+            changes |= {"served_names": tuple(names)}
         case messages.WorkerSuspect(words=words) if status.state == "ready":
             changes = {"state": "starting", "doing": "waiting for", "detail": words}
         case messages.WorkerResting(words=words) if status.state in ("starting", "ready"):

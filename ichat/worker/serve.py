@@ -21,6 +21,7 @@ from ichat.ipc import messages
 from ichat.ipc.channel import Channel
 from ichat.observe.logs import set_up_logs
 from ichat.worker.argv import backend_argv
+from ichat.worker.commands import Commands
 
 
 class _Report:
@@ -29,7 +30,8 @@ class _Report:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._shm: list[str] = []
-        self.ready: Callable[[], None] = lambda: None
+        self._is_resting = False
+        self.ready_message: Callable[[], messages.WorkerReady] | None = None
 
     def phase(self, phase: messages.Phase) -> None:
         self._channel.send(messages.WorkerPhase(phase))
@@ -38,7 +40,17 @@ class _Report:
         self._channel.send(messages.WorkerSuspect(words))
 
     def recovered(self) -> None:
-        self.ready()
+        if not self._is_resting:  # an engine that rests answers probes too
+            self.ready()
+
+    def resting(self, words: str) -> None:
+        self._is_resting = True
+        self._channel.send(messages.WorkerResting(words))
+
+    def ready(self) -> None:
+        self._is_resting = False
+        if self.ready_message is not None:
+            self._channel.send(self.ready_message())
 
     def stopping(self, in_flight: int) -> None:
         self._channel.send(messages.WorkerStopping(in_flight))
@@ -80,19 +92,21 @@ async def _serve(control: socket.socket) -> ExitCode:
 async def _live(start: messages.StartWorker, channel: Channel) -> ExitCode:
     report = _Report(channel)
     backend = _backend(start, report)
-    report.ready = lambda: channel.send(
-        messages.WorkerReady([backend.framework_args.model.served_name], backend.tasks())
+    report.ready_message = lambda: messages.WorkerReady(
+        backend.served_names(), backend.tasks(), backend.engine_control().max_model_len()
     )
+    commands = Commands(backend, channel.send)
     _own_signals(backend)
     companions = [
         asyncio.create_task(_announce(backend, report), name="announce"),
-        asyncio.create_task(_obey(channel, backend), name="control"),
+        asyncio.create_task(_obey(channel, backend, commands), name="control"),
     ]
     try:
         await backend.run()
     finally:
         for companion in companions:
             companion.cancel()
+        commands.close()
     return ExitCode.DRAIN_ABORTED if backend.was_cut_off else ExitCode.OK
 
 
@@ -124,8 +138,11 @@ async def _announce(backend: BaseBackend, report: _Report) -> None:
     report.ready()
 
 
-async def _obey(channel: Channel, backend: BaseBackend) -> None:
+async def _obey(channel: Channel, backend: BaseBackend, commands: Commands) -> None:
     async for message in channel:
-        if isinstance(message, messages.Ping):
-            channel.send(messages.Pong(message.number))
+        match message:
+            case messages.Ping(number=number):
+                channel.send(messages.Pong(number))
+            case messages.Control():
+                commands.begin(message)
     backend.request_stop()  # the launcher has gone: nobody will send us anything any more

@@ -41,6 +41,12 @@ class News:
     def recovered(self) -> None:
         self.heard.append("recovered")
 
+    def resting(self, words: str) -> None:
+        self.heard.append("resting")
+
+    def ready(self) -> None:
+        self.heard.append("ready")
+
     def stopping(self, in_flight: int) -> None:
         self.heard.append("stopping")
 

@@ -40,6 +40,7 @@ class Patient:
         self.answers_in_s, self.cores, self.requests = answers_in_s, cores, requests
         self.probes = self.looks = 0
         self.tokens = 0.0
+        self.is_commanded = False
 
     async def probe(self) -> None:
         self.probes += 1
@@ -76,6 +77,12 @@ class News:
 
     def recovered(self) -> None:
         self._note("recovered")
+
+    def resting(self, words: str) -> None:
+        self._note("resting")
+
+    def ready(self) -> None:
+        self._note("ready")
 
     def stopping(self, in_flight: int) -> None:
         self._note("stopping")
@@ -140,6 +147,42 @@ async def test_probes_come_every_five_seconds_one_at_a_time(looptime: object) ->
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(Monitor(patient, TIMEOUTS, News()).run(), 21)
     assert patient.probes == patient.looks == 4
+
+
+@pytest.mark.looptime
+async def test_an_engine_at_work_on_a_command_is_not_probed_and_not_suspected() -> None:
+    news, patient = News(), Patient(answers_in_s=1e9)
+
+    async def command() -> None:
+        await asyncio.sleep(2)  # the first probe is under way
+        patient.is_commanded = True
+        await asyncio.sleep(300)
+        patient.answers_in_s, patient.is_commanded = 0.25, False
+
+    commanding = asyncio.create_task(command())
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(Monitor(patient, TIMEOUTS, news).run(), 310)
+    await commanding
+    assert news.heard == []
+    assert patient.probes >= 2
+
+
+@pytest.mark.looptime
+async def test_a_suspicion_stays_through_a_command_until_a_probe_is_answered() -> None:
+    news, patient = News(), Patient(answers_in_s=1e9)
+
+    async def command() -> None:
+        await asyncio.sleep(4)
+        patient.is_commanded = True
+        await asyncio.sleep(60)
+        patient.answers_in_s, patient.is_commanded = 0.25, False
+
+    commanding = asyncio.create_task(command())
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(Monitor(patient, TIMEOUTS, news).run(), 80)
+    await commanding
+    assert [what for _, what in news.heard] == ["suspect", "recovered"]
+    assert news.heard[1][0] > 64
 
 
 @pytest.mark.looptime

@@ -97,6 +97,17 @@ def test_a_dead_workers_late_words_do_not_make_it_ready(board: Board) -> None:
     assert not board.has_ready
 
 
+def test_an_adapter_is_routed_to_once_every_ready_instance_has_it(board: Board) -> None:
+    say(board, READY)
+    before = board.routes().models[0].served_names
+    say(board, messages.WorkerReady(["demo", "demo:noise"], ["generate"]))
+    assert board.routes().models[0].served_names == [*before, "demo:noise"]
+    board.post(after(replace(board["demo/0"], instance="demo/1", state="starting"), READY, board.clock()))
+    assert board.routes().models[0].served_names == before
+    say(board, messages.WorkerResting("paused"))
+    assert board.routes().models[0].served_names == before
+
+
 def test_a_resting_engine_is_not_ready_until_its_worker_says_so(board: Board, clock: Clock) -> None:
     say(board, READY, messages.WorkerResting("asleep (level 1)"))
     clock.now += 7
