@@ -94,7 +94,7 @@ class Launcher:
     @property
     def port(self) -> int:
         if self._port is None:
-            found = self.wait_for(lambda: re.search(r"listening on http://\S+:(\d+)", self.lines()), 5)
+            found = self.wait_for(lambda: re.search(r"listening on https?://\S+:(\d+)", self.lines()), 5)
             self._port = int(found[1])
         return self._port
 

@@ -207,11 +207,22 @@ def test_prometheus_asks_every_service_of_ours() -> None:
     content: dict[str, Any] = yaml.safe_load((ROOT / "deploy" / "monitoring" / "prometheus.yml").read_text())
     targets = content["scrape_configs"][0]["static_configs"][0]["targets"]
     assert {target.partition(":")[0] for target in targets} == set(OURS)
+    (rules,) = content["rule_files"]
+    mounts = COMPOSE["services"]["prometheus"]["volumes"]
+    assert f"./deploy/monitoring/{rules}:/etc/prometheus/{rules}:ro" in mounts
 
 
-def test_the_dashboard_shows_metrics_that_exist() -> None:
-    dashboard = (ROOT / "deploy" / "monitoring" / "grafana" / "dashboards" / "ichat.json").read_text()
+def test_every_alert_tells_what_to_look_at() -> None:
+    (group,) = yaml.safe_load((ROOT / "deploy" / "monitoring" / "alerts.yml").read_text())["groups"]
+    for rule in group["rules"]:
+        assert rule["expr"]
+        assert rule["annotations"]["summary"]
+
+
+@pytest.mark.parametrize(("path", "least"), [("grafana/dashboards/ichat.json", 14), ("alerts.yml", 6)])
+def test_what_is_shown_and_watched_are_metrics_that_exist(path: str, least: int) -> None:
+    text = (ROOT / "deploy" / "monitoring" / path).read_text()
     documented = (ROOT / "docs" / "front.md").read_text()
-    shown = set(re.findall(r"ichat_front_\w+?(?=_bucket|\b)", dashboard))
-    assert len(shown) >= 8
+    shown = set(re.findall(r"ichat_front_\w+?(?=_bucket|\b)", text))
+    assert len(shown) >= least
     assert [name for name in shown if f"`{name}`" not in documented] == []

@@ -472,7 +472,7 @@ async def test_the_page_tells_of_every_number_and_its_labels(front: FrontUnderTe
             rendered.setdefault(name, set()).update(found.labels(sample))
     page = (ROOT / "docs" / "front.md").read_text()
     documented: dict[str, set[str]] = {}
-    for names, labels in re.findall(r"^\| (`ichat_front_[^|]*) \| ([^|]*) \|", page, re.M):
+    for names, labels in re.findall(r"^\| (`ichat_front_[^|]*)\|([^|]*)\|", page, re.M):
         for name in re.findall(r"`(\w+)`", names):
             documented[name] = set(re.findall(r"`(\w+)`", labels))
     assert documented == rendered
