@@ -10,6 +10,7 @@ from ichat.front import model_name
 from ichat.front.errors import WORKER_LOST, Failure, engine_error, invalid_body
 from ichat.front.response_body import CHUNKED, Data, ResponseBody, body_of
 from ichat.front.routing import Model
+from ichat.front.traffic import instance_of
 
 if TYPE_CHECKING:
     from ichat.front.client_connection import ClientConnection
@@ -66,9 +67,8 @@ class Relay:
         self._first_bytes = b""  # the head of the answer, until it leaves
         self._status = 0
         self._is_framed = False  # the answer's end is known without the end of the connection
-        self._keep_alive = False
         self._has_begun = False  # the client has got a byte
-        self._is_over = False
+        self._keep_alive = self._is_over = False
         self._route_traffic: RouteTraffic | None = None
         self._sent_bytes = 0  # of the answer's body, to the client
         self._started_at = time.monotonic()
@@ -142,8 +142,7 @@ class Relay:
         if head.status >= 500 and head.status != _NOT_IMPLEMENTED:
             self._reject(head)
             return
-        request, client = self._request, self._client
-        keep_alive = request.keep_alive
+        request, client, keep_alive = self._request, self._client, self._request.keep_alive
         client.write(head.encode_whole(body, client.connection_line(request, keep_alive)))
         worker.note_success()
         self._end(head.status, body, is_first_byte=True)
@@ -154,8 +153,7 @@ class Relay:
             self._reject(head)
             return
         self._status = head.status
-        is_http10 = self._request.is_http10
-        self._body, framing = body_of(head, is_http10=is_http10)
+        self._body, framing = body_of(head, is_http10=self._request.is_http10)
         self._is_framed = framing == CHUNKED or (head.has_length and not head.is_event_stream)
         self._keep_alive = self._request.keep_alive and self._is_framed
         self._first_bytes = head.encode(framing, self._client.connection_line(self._request, self._keep_alive))
@@ -196,12 +194,9 @@ class Relay:
         if connection is not None:
             worker.note_failure(f"{worker.instance.name}: closed a connection before its answer", is_lost=True)
         self._traffic.fault(worker.instance.name)
-        if self._has_begun:
+        if self._has_begun or not self._retry():
             self._traffic.lose(self._model_name)
-            self._cut(WORKER_LOST)
-        elif not self._retry():
-            self._traffic.lose(self._model_name)
-            self._refuse(WORKER_LOST)
+            self._fail(WORKER_LOST)
 
     def _reject(self, head: ResponseHead) -> None:
         """The engine's own failure: perhaps another worker can, else the client gets its status in our words."""
@@ -244,10 +239,7 @@ class Relay:
     def end(self, failure: Failure) -> None:
         """Time is up: answer honestly and now."""
         self._abandon()
-        if self._has_begun:
-            self._cut(failure)
-        else:
-            self._refuse(failure)
+        self._fail(failure)
 
     # ---- the end ------------------------------------------------------------------------------------------
 
@@ -256,13 +248,18 @@ class Relay:
         self._client.write_all((self._first_bytes, *parts))
         self._first_bytes = b""
         if self._route_traffic is not None:
-            timing = self._route_traffic.at(self._instance).timing
-            timing.first_byte.observe(time.monotonic() - self._started_at)
+            self._route_traffic.at(instance_of(self._worker)).began(time.monotonic() - self._started_at)
 
     def _abandon(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.detach()
+
+    def _fail(self, failure: Failure) -> None:
+        if self._has_begun:
+            self._cut(failure)
+        else:
+            self._refuse(failure)
 
     def _refuse(self, failure: Failure) -> None:
         self._end(failure.status)
@@ -272,7 +269,7 @@ class Relay:
     def _cut(self, failure: Failure) -> None:
         assert self._body is not None
         last = self._body.cut(failure.events(self._request.dialect))
-        self._traffic.cut_off(failure.code, self._model_name, self._instance)
+        self._traffic.cut_off(failure.code, self._model_name, instance_of(self._worker))
         self._end(self._status)
         if last is None:
             self._client.cut(is_framed=self._is_framed)
@@ -283,21 +280,15 @@ class Relay:
     def _end(self, status: int, answer: bytes = b"", *, is_first_byte: bool = False) -> None:
         """``answer`` is the end of what a worker said, or all of it where that leaves only now: ``is_first_byte``."""
         self._is_over = True
-        traffic = self._route_traffic or self._traffic.unrouted(self._request)
-        flow = traffic.at(self._instance)
+        flow = (self._route_traffic or self._traffic.unrouted(self._request)).at(instance_of(self._worker))
         self._leave_worker()
         self._traffic.in_flight -= 1
         duration_s = time.monotonic() - self._started_at
         if is_first_byte:
             self._sent_bytes = len(answer)
-            flow.timing.first_byte.observe(duration_s)
-        if answer:
-            flow.count_tokens(answer)
+            flow.began(duration_s)
+        flow.count_tokens(answer)
         flow.ended(status, duration_s, len(self._request.body), self._sent_bytes)
-
-    @property
-    def _instance(self) -> str:
-        return "" if self._worker is None else self._worker.instance.name
 
     @property
     def _model_name(self) -> str:

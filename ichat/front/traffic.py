@@ -10,6 +10,7 @@ from ichat.observe.metrics import Histogram
 
 if TYPE_CHECKING:
     from ichat.front.request import Request
+    from ichat.front.worker import Worker
 
 _BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
@@ -60,6 +61,10 @@ class Flow:
         self.prompt_tokens = self.completion_tokens = 0
         self.received_bytes = self.sent_bytes = 0
 
+    def began(self, after_s: float) -> None:
+        """The first byte of an answer leaves."""
+        self.timing.first_byte.observe(after_s)
+
     def ended(self, status: int, duration_s: float, received_bytes: int, sent_bytes: int) -> None:
         self.by_status_class[status // 100] += 1
         self.seconds += duration_s
@@ -68,7 +73,7 @@ class Flow:
         self.sent_bytes += sent_bytes
 
     def count_tokens(self, answer: bytes) -> None:
-        """``answer``: its end, at least."""
+        """``answer``: its end, at least; nothing where there was none."""
         if (tokens := tokens_of(answer)) is not None:
             self.prompt_tokens += tokens[0]
             self.completion_tokens += tokens[1]
@@ -88,6 +93,11 @@ class RouteTraffic:
         if (found := self._flows.get(instance)) is None:
             found = self._flows[instance] = self._traffic.open_flow(self._key, instance)
         return found
+
+
+def instance_of(worker: Worker | None) -> str:
+    """Its name; "" where no worker has the request."""
+    return "" if worker is None else worker.instance.name
 
 
 class Traffic:

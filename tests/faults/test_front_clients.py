@@ -50,8 +50,8 @@ async def test_a_client_that_leaves_is_seen_by_the_worker_within_100_ms(
         assert statistics.median(delays) < 0.1
         await until(lambda: worker.open_connections == 0)
         text = (await front.get("/metrics")).body
-        assert b"ichat_front_client_left_total 10\n" in text
-        assert b"ichat_front_in_flight 0\n" in text
+        assert b'ichat_front_client_left_total{process="0",model="demo"} 10\n' in text
+        assert b'ichat_front_in_flight{process="0",model="demo",ichat_instance="demo/0"} 0\n' in text
 
 
 async def test_a_client_that_leaves_in_mid_request_costs_nothing(front: FrontUnderTest, worker: ScriptedWorker) -> None:
