@@ -8,6 +8,9 @@ from typing import Any
 
 from ichat.ipc.messages import Control, ControlDone
 
+#: The worker keeps the limit itself, and knows better what became of the engine; this long it may take to tell.
+_WORKERS_OWN_S = 2.0
+
 
 class Commands:
     """Numbers the commands and finds the answer to each. All methods belong to one event loop.
@@ -34,7 +37,7 @@ class Commands:
         answer: asyncio.Future[ControlDone] = asyncio.get_running_loop().create_future()
         self._at_work = answer
         self._send(Control(self._number, action, arguments))
-        await asyncio.wait({answer}, timeout=limit_s)
+        await asyncio.wait({answer}, timeout=limit_s + _WORKERS_OWN_S)
         if answer.done():
             return answer.result()
         words = f"{action}: not done within {limit_s:.0f} s (timeouts.control_s); it is still at work."

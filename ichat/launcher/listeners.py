@@ -1,4 +1,4 @@
-"""The public sockets: bound and listening before anything else, so that a busy port is known in under a second."""
+"""The public and the admin sockets: listening before anything else, so that a busy port is known in under a second."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ichat.config.schema import Server
+from ichat.config.schema import Admin, Server
 from ichat.errors import ConfigError, IchatError, PermissionDeniedError, Problem, TemporaryError
 from ichat.launcher import process_table
 
@@ -22,8 +22,8 @@ _BUSY_POLL_S = 0.05
 _LISTEN_STATE = "0A"
 
 
-def listen(server: Server, processes: int = 1) -> list[socket.socket]:
-    """Sockets that already accept connections, one for each address of ``server.host``; all on one port.
+def listen(server: Server | Admin, processes: int = 1) -> list[socket.socket]:
+    """Sockets that already accept connections, one for each address of its ``host``; all on one port.
 
     With several front processes there are as many sets of them, one behind the other (see `of_process`): on sockets
     that they share one process takes all the connections of a burst. They stay open here, so that a process that
@@ -49,7 +49,7 @@ def of_process(sockets: Sequence[socket.socket], number: int, processes: int) ->
     return sockets[number * count : (number + 1) * count]
 
 
-def _listen_often(server: Server, processes: int) -> list[socket.socket]:
+def _listen_often(server: Server | Admin, processes: int) -> list[socket.socket]:
     # The port is shared with everybody of this user who shares it, too: that it is free shows who takes it alone.
     alone = _listen_once(server, server.port)
     port = alone[0].getsockname()[1]
@@ -66,7 +66,7 @@ def _listen_often(server: Server, processes: int) -> list[socket.socket]:
     return sockets
 
 
-def _listen_once(server: Server, port: int, *, is_shared: bool = False) -> list[socket.socket]:
+def _listen_once(server: Server | Admin, port: int, *, is_shared: bool = False) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     try:
         for family, address in _addresses(server.host):
@@ -95,26 +95,31 @@ def _addresses(host: str) -> list[tuple[socket.AddressFamily, str]]:
     return list(dict.fromkeys((family, str(address[0])) for family, _, _, _, address in found))
 
 
-def _explain(server: Server, error: OSError) -> IchatError:
-    where = f"server.port: {server.port}"
+def _explain(server: Server | Admin, error: OSError) -> IchatError:
+    where = f"{_section(server)}.port: {server.port}"
+    variable = "ICHAT_PORT" if isinstance(server, Server) else "ICHAT_ADMIN_PORT"
     if isinstance(error, socket.gaierror) or error.errno in (errno.EADDRNOTAVAIL, errno.EINVAL):
         return _wrong_host(server)
     if error.errno == errno.EADDRINUSE:
         return TemporaryError(
-            f"{where} is in use{holder_of(server.port)}. Stop it, or choose another with ICHAT_PORT.",
+            f"{where} is in use{holder_of(server.port)}. Stop it, or choose another with {variable}.",
             code="E-PORT-BUSY",
         )
     if error.errno == errno.EACCES:
         return PermissionDeniedError(
-            f"{where} needs privileges that this user lacks. Choose a port above 1023 with ICHAT_PORT.",
+            f"{where} needs privileges that this user lacks. Choose a port above 1023 with {variable}.",
             code="E-PORT-PRIVILEGED",
         )
     return TemporaryError(f"{where} cannot be listened on ({error.strerror}).", code="E-PORT")
 
 
-def _wrong_host(server: Server) -> ConfigError:
+def _wrong_host(server: Server | Admin) -> ConfigError:
     what = f'"{server.host}" is no address of this machine. Use 0.0.0.0 for all of them.'
-    return ConfigError([Problem("E-CFG-HOST", "server.host:", what)])
+    return ConfigError([Problem("E-CFG-HOST", f"{_section(server)}.host:", what)])
+
+
+def _section(server: Server | Admin) -> str:
+    return "server" if isinstance(server, Server) else "admin"
 
 
 def holder_of(port: int) -> str:

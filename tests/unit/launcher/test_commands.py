@@ -68,7 +68,7 @@ async def test_commands_follow_each_other_with_numbers_of_their_own(bench: Bench
 
 async def test_a_command_out_of_time_keeps_the_next_one_out_until_it_is_done(bench: Bench, looptime: float) -> None:
     late = await bench.ask(limit_s=10)
-    assert looptime == 10
+    assert looptime == 12, "the worker itself is given the chance to say so"
     assert (late.status, code(late)) == (504, "control_timeout")
     assert (await bench.ask()).status == 409
     bench.done(1)
