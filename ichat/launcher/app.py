@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from ichat.launcher.devices import visible_gpus
 from ichat.launcher.fleet import Fleet
 from ichat.launcher.front import FrontProcess
 from ichat.launcher.fronts import Fronts, Together
+from ichat.launcher.gateway import registration_for
 from ichat.launcher.greeting import Greeting
 from ichat.launcher.health import Probes
 from ichat.launcher.orders import orders_of
@@ -145,6 +147,8 @@ class _Launcher:
         self._control = Control(self._board, self._fleet, self._reloader, self._fronts)
         self._probes = Probes(self._board, self._control.status)
         self._probes.obey(orders_of(self._control))
+        port = self._sockets[0].getsockname()[1]
+        self._registration = registration_for(settings, self._board, port, secrets.token_hex(8))
 
     def _start_front(self, number: int, name: str) -> FrontProcess:
         sockets = listeners.of_process(self._sockets, number, self._settings.front.processes)
@@ -168,6 +172,8 @@ class _Launcher:
         stopping = asyncio.create_task(self._stop.wait(), name="stop signal")
         try:
             self._fleet.start_all()
+            if self._registration is not None:
+                self._registration.start()
             ends: set[asyncio.Future[Any]] = {*watched, *helpers, stopping, self._fleet.over}
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             for helper in helpers:
@@ -197,7 +203,7 @@ class _Launcher:
         self._board.withdraw()
         log.info("ichat: leaving (%s) in_flight=%d", why, self._board.in_flight)
         workers = [member.supervisor for member in self._fleet.members.values()]
-        leaving = Leaving(self._fronts, Together(fronts), workers, is_ready, self._hurry)
+        leaving = Leaving(self._fronts, Together(fronts), workers, is_ready, self._hurry, self._registration)
         code = await shut_down(leaving, self._reloader.settings.timeouts)
         log.info("ichat: stopped code=%d", code)
         return code
