@@ -266,7 +266,8 @@ class Registration:
             elif self._confirmed:
                 self._tell("withdrawn", logging.INFO, f"withdrawn, until we are ready ({self._board.health()[1]})")
             return
-        self._unsettled_since = self._unsettled_since or now
+        if self._unsettled_since is None or "draining" in steps.waiting.values():
+            self._unsettled_since = now  # a drain has its end, and is none of our business
         if steps.taken:
             self._tell(
                 "taken",
