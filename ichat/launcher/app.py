@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import secrets
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ichat.config.resolve import Resolved
-from ichat.config.schema import Model
+from ichat.config.schema import Admin, Model, Server
 from ichat.errors import ExitCode, IchatError
 from ichat.launcher import environment, host, listeners, run_dir
+from ichat.launcher.admin import AdminPort
 from ichat.launcher.board import Board
 from ichat.launcher.control import Control
 from ichat.launcher.descriptors import raise_descriptor_limit
@@ -20,6 +23,7 @@ from ichat.launcher.devices import visible_gpus
 from ichat.launcher.fleet import Fleet
 from ichat.launcher.front import FrontProcess
 from ichat.launcher.fronts import Fronts, Together
+from ichat.launcher.gateway import registration_for
 from ichat.launcher.greeting import Greeting
 from ichat.launcher.health import Probes
 from ichat.launcher.orders import orders_of
@@ -50,6 +54,14 @@ class Outside:
     load: Callable[[], Resolved]  # read and check the configuration again
 
 
+@dataclass(frozen=True)
+class Ports:
+    """Sockets that listen already. ``admin`` is empty where no token is set."""
+
+    public: Sequence[socket.socket]
+    admin: Sequence[socket.socket]
+
+
 def serve(resolved: Resolved, outside: Outside) -> ExitCode:
     """Serve until told to stop. IchatError: why it could not go on. Nothing is left behind either way."""
     for model in resolved.settings.models:
@@ -58,18 +70,21 @@ def serve(resolved: Resolved, outside: Outside) -> ExitCode:
     if outside.signals.received:
         return ExitCode.OK  # told to leave before there was anything to leave
     raise_descriptor_limit()
-    server, runtime_dir = resolved.settings.server, resolved.sources.environ.get("XDG_RUNTIME_DIR")
-    sockets = listeners.listen(server, resolved.settings.front.processes)
-    try:
-        port = sockets[0].getsockname()[1]
-        directory = RunDir.claim(run_dir.choose(server.run_dir, port, runtime_dir))
-        try:
-            return asyncio.run(_Launcher(resolved, outside, sockets, directory).run())
-        finally:
-            directory.remove()
-    finally:
-        for sock in sockets:
-            sock.close()
+    settings, environ = resolved.settings, resolved.sources.environ
+    with contextlib.ExitStack() as stack:
+        public = _listen(stack, settings.server, settings.front.processes)
+        admin = _listen(stack, settings.admin) if settings.admin.token is not None else []
+        port = public[0].getsockname()[1]
+        directory = RunDir.claim(run_dir.choose(settings.server.run_dir, port, environ.get("XDG_RUNTIME_DIR")))
+        stack.callback(directory.remove)
+        return asyncio.run(_Launcher(resolved, outside, Ports(public, admin), directory).run())
+
+
+def _listen(stack: contextlib.ExitStack, where: Server | Admin, processes: int = 1) -> list[socket.socket]:
+    sockets = listeners.listen(where, processes)
+    for sock in sockets:
+        stack.callback(sock.close)
+    return sockets
 
 
 def check(model: Model) -> None:
@@ -79,11 +94,10 @@ def check(model: Model) -> None:
 
 
 class _Launcher:
-    def __init__(
-        self, resolved: Resolved, outside: Outside, sockets: Sequence[socket.socket], directory: RunDir
-    ) -> None:
+    def __init__(self, resolved: Resolved, outside: Outside, ports: Ports, directory: RunDir) -> None:
         self._resolved, self._settings = resolved, resolved.settings
-        self._outside, self._sockets, self._run_dir = outside, sockets, directory
+        self._outside, self._ports, self._run_dir = outside, ports, directory
+        self._admin: AdminPort | None = None
         self._processes = Processes()
         self._board = Board()
 
@@ -127,6 +141,8 @@ class _Launcher:
             return await self._serve()
         finally:
             self._probes.close()
+            if self._admin is not None:
+                await self._admin.close()
 
     def _make(self) -> None:
         settings = self._settings
@@ -145,13 +161,17 @@ class _Launcher:
         self._control = Control(self._board, self._fleet, self._reloader, self._fronts)
         self._probes = Probes(self._board, self._control.status)
         self._probes.obey(orders_of(self._control))
+        if (token := settings.admin.token) is not None:
+            self._admin = AdminPort(self._ports.admin, token.get_secret_value(), self._control, settings.timeouts)
+        port = self._ports.public[0].getsockname()[1]
+        self._registration = registration_for(settings, self._board, port, secrets.token_hex(8))
 
     def _start_front(self, number: int, name: str) -> FrontProcess:
-        sockets = listeners.of_process(self._sockets, number, self._settings.front.processes)
+        sockets = listeners.of_process(self._ports.public, number, self._settings.front.processes)
         return FrontProcess(self._ground, name, sockets)
 
     def _greet(self) -> None:
-        greeting = Greeting(self._sockets[0], self._run_dir.path, self._resolved)
+        greeting = Greeting(self._ports.public[0], self._run_dir.path, self._resolved)
         self._board.listen(lambda: greeting.tell_when_ready(self._board))
         for notice in self._resolved.notices:
             log.warning("%s", notice)
@@ -164,10 +184,16 @@ class _Launcher:
         """Until a signal to stop, or until something cannot be kept alive; then leave."""
         fronts = [Supervisor(ward, (self._settings.restarts, self._settings.timeouts)) for ward in self._fronts.wards]
         watched = [asyncio.create_task(one.run(), name=f"supervise {one.ward.name}") for one in fronts]
-        helpers = [asyncio.create_task(self._reload_on_signal(), name="SIGHUP"), *self._watch_file()]
+        helpers = [
+            asyncio.create_task(self._reload_on_signal(), name="SIGHUP"),
+            asyncio.create_task(self._open_admin(), name="admin port"),
+            *self._watch_file(),
+        ]
         stopping = asyncio.create_task(self._stop.wait(), name="stop signal")
         try:
             self._fleet.start_all()
+            if self._registration is not None:
+                self._registration.start()
             ends: set[asyncio.Future[Any]] = {*watched, *helpers, stopping, self._fleet.over}
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             for helper in helpers:
@@ -183,6 +209,14 @@ class _Launcher:
             await asyncio.wait(tasks)
             await self._fleet.close()
 
+    async def _open_admin(self) -> None:
+        """What it needs takes a while to import: the children come first."""
+        if self._admin is not None:
+            await self._admin.open()
+            host, port = self._ports.admin[0].getsockname()[:2]
+            log.info("ichat: admin port %s:%d", host, port)
+        await asyncio.Event().wait()
+
     @staticmethod
     def _raise_what_failed(ends: Sequence[asyncio.Future[Any]]) -> None:
         for end in ends:
@@ -197,7 +231,7 @@ class _Launcher:
         self._board.withdraw()
         log.info("ichat: leaving (%s) in_flight=%d", why, self._board.in_flight)
         workers = [member.supervisor for member in self._fleet.members.values()]
-        leaving = Leaving(self._fronts, Together(fronts), workers, is_ready, self._hurry)
+        leaving = Leaving(self._fronts, Together(fronts), workers, is_ready, self._hurry, self._registration)
         code = await shut_down(leaving, self._reloader.settings.timeouts)
         log.info("ichat: stopped code=%d", code)
         return code

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from ichat.config.resolve import Resolved
 from ichat.config.schema import Model, Settings
@@ -21,6 +21,7 @@ from ichat.launcher.scaling import Addition, Scaling, Work
 from ichat.launcher.status import ModelInfo
 
 log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 
 class Configurable(Protocol):
@@ -65,7 +66,8 @@ class Reloader:
         self._board: Board = fleet.board
         self._lock = asyncio.Lock()
         self._waiting: asyncio.Task[Report] | None = None  # its turn has not come yet
-        self._tasks: set[asyncio.Task[Report]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._is_closed = False
         self.generation = 1
         self.hidden: frozenset[str] = frozenset()  # see Resolved
         self.error: str | None = None  # of the last reload
@@ -94,25 +96,54 @@ class Reloader:
     async def reload(self) -> Report:
         """IchatError: nothing was changed. Else the report says what was, and what failed and is as before."""
         if self._waiting is None:
-            self._waiting = asyncio.create_task(self._reload_in_turn(), name="reload")
-            self._tasks.add(self._waiting)
-            self._waiting.add_done_callback(self._tasks.discard)
-        return await asyncio.shield(self._waiting)
+            self._waiting = self._begin(self._reload_in_turn(), "reload")
+        return await self._end_of(self._waiting)
 
     async def restart(self, model: str) -> Report:
         """Replace every instance of the model, one by one."""
+        return await self._end_of(self._begin(self._restart_in_turn(model), f"restart {model}"))
+
+    async def drain(self, model: str, instance: str | None, *, is_out: bool) -> list[str]:
+        """Take instances out of the routes and wait until they hold no request; or put them back. Their names."""
+        return await self._end_of(self._begin(self._drain_in_turn(model, instance, is_out), f"drain {model}"))
+
+    async def close(self) -> None:
+        """Stop whatever is going on; what it had begun is left to the shutdown."""
+        self._is_closed = True
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _begin(self, work: Coroutine[Any, Any, _T], name: str) -> asyncio.Task[_T]:
+        """It goes on to its end whether or not somebody still waits for it."""
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    @staticmethod
+    async def _end_of(task: asyncio.Task[_T]) -> _T:
+        await asyncio.wait({task})
+        if task.cancelled():
+            raise _leaving()
+        return task.result()
+
+    # ---- other operations -------------------------------------------------------------------------------------
+
+    async def _restart_in_turn(self, model: str) -> Report:
         async with self._lock:
             self._refuse_when_leaving()
-            same = self._model(model)
+            same = _by_name(self.settings)[model]
             report, began = Report(self.generation), time.monotonic()
             change = Change(f"models.{model}", "restart", "by command")
             await self._make(report, change, Rollout(self._fleet, same, same))
             report.took_s = time.monotonic() - began
             return report
 
-    async def drain(self, model: str, instance: str | None, *, is_out: bool) -> list[str]:
-        """Take instances out of the routes and wait until they hold no request; or put them back. Their names."""
+    async def _drain_in_turn(self, model: str, instance: str | None, is_out: bool) -> list[str]:
         async with self._lock:
+            self._refuse_when_leaving()
             members = [one for one in self._fleet.of(model) if instance in (None, one.name)]
             if is_out:
                 await asyncio.gather(*(self._fleet.drain(one) for one in members))
@@ -120,13 +151,6 @@ class Reloader:
                 for one in members:
                     one.instance.take_out(is_out=False)
             return [one.name for one in members]
-
-    async def close(self) -> None:
-        """Stop whatever is going on; what it had begun is left to the shutdown."""
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
 
     # ---- a reload ---------------------------------------------------------------------------------------------
 
@@ -241,12 +265,13 @@ class Reloader:
             described["rollout"] = f"{choice.way} ({choice.why})"
         return described
 
-    def _model(self, name: str) -> Model:
-        return _by_name(self.settings)[name]
-
     def _refuse_when_leaving(self) -> None:
-        if self._board.is_leaving:
-            raise TemporaryError("ichat: is shutting down, nothing is changed any more.", code="E-LEAVING")
+        if self._board.is_leaving or self._is_closed:
+            raise _leaving()
+
+
+def _leaving() -> TemporaryError:
+    return TemporaryError("ichat: is shutting down, nothing is changed any more.", code="E-LEAVING")
 
 
 def _by_name(settings: Settings) -> dict[str, Model]:

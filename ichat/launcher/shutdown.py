@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,6 +20,8 @@ _FRAMES_S = 1.0
 _LATE_S = 0.2
 #: After the deadline: what is still there is killed, so that we have left well before three seconds are over.
 _INSIST_S = 1.0
+#: A gateway that answers has stopped choosing us by then, and is given so long even where nobody lingers.
+_WITHDRAW_S = 1.0
 #: When nothing can finish what the front holds, or nobody wants to wait for it.
 _SHORT_S = 0.5
 
@@ -50,6 +51,13 @@ class Stoppable(Protocol):
     async def stop(self, limit_s: float) -> Exit | None: ...
 
 
+class Withdraws(Protocol):
+    """What the shutdown asks of a registration with a gateway."""
+
+    async def withdraw(self, limit_s: float) -> None:
+        """Until the gateway has stopped choosing us; never longer than the limit, never an error."""
+
+
 @dataclass(frozen=True)
 class Leaving:
     """Who leaves, and what a second signal tells."""
@@ -59,12 +67,13 @@ class Leaving:
     workers: Sequence[Stoppable]
     is_ready: bool  # somebody may still be sending requests our way
     hurry: asyncio.Event  # set by a second signal: the deadline is now
+    gateway: Withdraws | None = None
 
 
 async def shut_down(leaving: Leaving, timeouts: Timeouts) -> ExitCode:
     """Leave in the only order that loses no request.
 
-    1. withdraw: readiness is red, requests are still served
+    1. withdraw: readiness is red, the gateway stops choosing us, requests are still served
     2. linger:   requests that routers had already sent our way still arrive; skipped when we are not ready
     3. drain:    the front accepts nothing new and finishes what it holds
     4. stop:     the workers free their engines; nothing is left of them. One that loads has nothing to finish
@@ -83,8 +92,12 @@ async def shut_down(leaving: Leaving, timeouts: Timeouts) -> ExitCode:
     early = asyncio.gather(*(worker.stop(timeouts.stop_s) for worker in loading))
     for worker in leaving.workers:
         worker.expect_end()
-    if leaving.is_ready:
-        await _linger(leaving.hurry, min(timeouts.linger_s, timeouts.drain_s))
+    linger_s = min(timeouts.linger_s, timeouts.drain_s) if leaving.is_ready else 0.0
+    if leaving.gateway is not None:
+        await _unless_hurried(
+            leaving.hurry, leaving.gateway.withdraw(min(max(linger_s, _WITHDRAW_S), timeouts.drain_s))
+        )
+    await _unless_hurried(leaving.hurry, asyncio.sleep(began + linger_s - _now()))
     is_complete = await _drain(leaving, deadline)
     exits = await _stop_workers(leaving, timeouts, deadline)
     # Whoever loads is not waited for: nobody is served by it, and three seconds are soon over.
@@ -94,10 +107,12 @@ async def shut_down(leaving: Leaving, timeouts: Timeouts) -> ExitCode:
     return ExitCode.OK if is_complete and not was_cut_off else ExitCode.DRAIN_ABORTED
 
 
-async def _linger(hurry: asyncio.Event, linger_s: float) -> None:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(linger_s):
-            await hurry.wait()
+async def _unless_hurried(hurry: asyncio.Event, waiting: Coroutine[Any, Any, None]) -> None:
+    task, hurried = asyncio.ensure_future(waiting), asyncio.ensure_future(hurry.wait())
+    await asyncio.wait({task, hurried}, return_when=asyncio.FIRST_COMPLETED)
+    for one in (task, hurried):
+        one.cancel()
+    await asyncio.wait({task, hurried})
 
 
 async def _drain(leaving: Leaving, deadline: float) -> bool:

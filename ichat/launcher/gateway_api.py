@@ -1,0 +1,224 @@
+"""The gateway's worker API over HTTP: smg's ``/workers``. Whatever goes wrong with it is a GatewayError."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import json
+import re
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+from ichat.config.schema import Gateway
+from ichat.launcher.announcement import Listed
+
+if TYPE_CHECKING:
+    import aiohttp
+
+_Result = TypeVar("_Result")
+
+#: Some ten thousand workers. What is longer is no list of workers.
+_LONGEST_ANSWER_BYTES = 8 * 1024 * 1024
+_WORDS_SHOWN = 200
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+class GatewayError(Exception):
+    """Why the gateway did not do what it was asked. ``kind`` is the same for the same trouble, whatever the words."""
+
+    def __init__(self, kind: str, words: str) -> None:
+        super().__init__(words)
+        self.kind = kind
+
+
+class GatewayApi:
+    """A connection for each call: one that is kept would be found dead after each restart of the gateway."""
+
+    def __init__(self, gateway: Gateway, limit_s: float) -> None:
+        if gateway.address is None:
+            raise ValueError("gateway.address is not set")
+        self._url = gateway.address.rstrip("/")
+        self._limit_s = limit_s
+        self._key = gateway.api_key
+
+    @property
+    def name(self) -> str:
+        """Its address without a password, to be shown."""
+        parts = urlsplit(self._url)
+        return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+    async def workers(self) -> list[Listed]:
+        answer = await self._call("GET", "/workers")
+        workers = answer.get("workers") if isinstance(answer, dict) else None
+        if not isinstance(workers, list):
+            raise GatewayError("nonsense", "its answer to GET /workers is no list of workers")
+        return list(_read(workers))
+
+    async def create(self, spec: dict[str, Any]) -> None:
+        """Ask for it; whether it has happened is seen in ``workers()``. 409: it is there, or being made."""
+        await self._call("POST", "/workers", spec, also=(409,))
+
+    async def replace(self, worker: str, spec: dict[str, Any]) -> None:
+        await self._call("PUT", f"/workers/{worker}", spec, also=(404, 409))
+
+    async def remove(self, worker: str) -> None:
+        await self._call("DELETE", f"/workers/{worker}", also=(404,))
+
+    async def local_address(self) -> str:
+        """The address of this machine that a connection to the gateway would come from. Nothing is sent."""
+        parts = urlsplit(self._url)
+        port = parts.port or {"https": 443}.get(parts.scheme, 80)
+        try:
+            async with asyncio.timeout(self._limit_s):
+                return await _aside(lambda: _address_towards(parts.hostname or "", port))
+        except (OSError, TimeoutError) as error:
+            raise GatewayError("away", f"cannot be found ({error or 'no answer in time'})") from None
+
+    # ---- one call ---------------------------------------------------------------------------------------------
+
+    async def _call(
+        self, method: str, path: str, body: dict[str, Any] | None = None, also: tuple[int, ...] = ()
+    ) -> Any:
+        import aiohttp  # a sixth of a second that only who has a gateway pays
+
+        headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
+        if self._key is not None:
+            headers["Authorization"] = f"Bearer {self._key.get_secret_value()}"
+        session = aiohttp.ClientSession(
+            # No proxy of the environment, which is meant for others.
+            trust_env=False,
+            auto_decompress=False,
+            timeout=aiohttp.ClientTimeout(total=self._limit_s),
+            connector=aiohttp.TCPConnector(force_close=True, resolver=_resolver()),
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+        try:
+            async with (
+                session,
+                session.request(method, self._url + path, json=body, headers=headers, allow_redirects=False) as answer,
+            ):
+                return _understood(answer, await _content(answer), also)
+        except TimeoutError:
+            raise GatewayError("away", f"has not answered within {self._limit_s:g} s") from None
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise GatewayError("away", f"does not answer ({_short(str(error) or type(error).__name__)})") from None
+
+
+async def _content(answer: aiohttp.ClientResponse) -> bytes:
+    content = bytearray()
+    async for part in answer.content.iter_any():
+        content += part
+        if len(content) > _LONGEST_ANSWER_BYTES:
+            raise GatewayError("nonsense", f"answers more than {_LONGEST_ANSWER_BYTES} bytes")
+    return bytes(content)
+
+
+def _understood(answer: aiohttp.ClientResponse, content: bytes, also: tuple[int, ...]) -> Any:
+    status = answer.status
+    if status in (401, 403):
+        raise GatewayError(
+            "refused", f"refuses our key ({status}). Set gateway.api_key to one that may register workers"
+        )
+    if 300 <= status < 400:
+        where = _short(answer.headers.get("Location", "nowhere"))
+        raise GatewayError(
+            "redirect", f"redirects to {where}, which is not followed. Set gateway.address to where it is"
+        )
+    if status >= 500:
+        raise GatewayError("away", f"answers {status}: {_short(content.decode(errors='replace'))}")
+    if status not in (200, 201, 202, 204, *also):
+        raise GatewayError(f"status {status}", f"answers {status}: {_short(content.decode(errors='replace'))}")
+    try:
+        return json.loads(content) if content else None
+    except (ValueError, RecursionError):
+        raise GatewayError("nonsense", f"answers no JSON: {_short(content.decode(errors='replace'))}") from None
+
+
+def _short(words: str) -> str:
+    shown = "".join(letter if letter.isprintable() else " " for letter in words[: _WORDS_SHOWN + 1])
+    return shown if len(shown) <= _WORDS_SHOWN else shown[:_WORDS_SHOWN] + "…"
+
+
+def _read(workers: list[Any]) -> Iterator[Listed]:
+    """Those that are what smg describes; an id becomes part of a path, so it must look like one."""
+    for one in workers:
+        if not isinstance(one, dict):
+            continue
+        worker, url, labels = one.get("id"), one.get("url"), one.get("labels", {})
+        if isinstance(worker, str) and _ID.fullmatch(worker) and isinstance(url, str) and isinstance(labels, dict):
+            yield Listed(worker, url, str(one.get("status")), {str(key): str(value) for key, value in labels.items()})
+
+
+# ---- names ----------------------------------------------------------------------------------------------------
+
+
+def _resolver() -> aiohttp.abc.AbstractResolver:
+    from aiohttp.abc import AbstractResolver, ResolveResult
+
+    class Resolver(AbstractResolver):
+        """aiohttp's own asks in a thread that an exit waits for, as long as the name servers like."""
+
+        async def resolve(
+            self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+        ) -> list[ResolveResult]:
+            found = await _aside(lambda: socket.getaddrinfo(host, port, family, socket.SOCK_STREAM))
+            return [
+                ResolveResult(
+                    hostname=host,
+                    host=str(at[0]),
+                    port=int(at[1]),
+                    family=kind,
+                    proto=proto,
+                    flags=socket.AI_NUMERICHOST,
+                )
+                for kind, _, proto, _, at in found
+            ]
+
+        async def close(self) -> None:
+            """It holds nothing."""
+
+    return Resolver()
+
+
+async def _aside(call: Callable[[], _Result]) -> _Result:
+    """The result of a call that blocks, in a thread that nobody waits for when we leave."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[_Result] = loop.create_future()
+
+    def work() -> None:
+        try:
+            result = call()
+        except (OSError, UnicodeError) as error:  # UnicodeError: no name can be like that
+            settle = functools.partial(_fail, done, OSError(str(error)))
+        else:
+            settle = functools.partial(_fulfil, done, result)
+        with contextlib.suppress(RuntimeError):  # the loop has gone
+            loop.call_soon_threadsafe(settle)
+
+    threading.Thread(target=work, name="gateway name", daemon=True).start()
+    return await done
+
+
+def _fulfil(done: asyncio.Future[_Result], result: _Result) -> None:
+    if not done.done():
+        done.set_result(result)
+
+
+def _fail(done: asyncio.Future[_Result], error: OSError) -> None:
+    if not done.done():
+        done.set_exception(error)
+
+
+def _address_towards(host: str, port: int) -> str:
+    for family, kind, proto, _, at in socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM):
+        with socket.socket(family, kind, proto) as sock:
+            try:
+                sock.connect(at)
+            except OSError:
+                continue
+            return str(sock.getsockname()[0])
+    raise OSError(f"no way leads to {host}")
