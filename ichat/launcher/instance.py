@@ -70,7 +70,10 @@ class Instance:
 
     def change(self, model: Model) -> None:
         """What of its model changed without a restart. Its process keeps what it was started with."""
-        self.spec = replace(self.spec, model=model)
+        before, self.spec = self.spec.model, replace(self.spec, model=model)
+        if before.served_names != model.served_names:
+            adapters = [name for name in self.status.served_names if name not in before.served_names]
+            self.board.post(replace(self.status, served_names=(*model.served_names, *adapters)))
 
     def begin(self, restarts: int) -> Life:
         worker = self._start(self.spec)

@@ -51,8 +51,8 @@ class FakeProcess:
     def stop_answering(self) -> None:
         self.is_answering = False
 
-    def become_ready(self) -> None:
-        self.say(messages.WorkerReady(["demo"], ["generate"]))
+    def become_ready(self, *names: str) -> None:
+        self.say(messages.WorkerReady(list(names or ("demo",)), ["generate"]))
 
     # ---- what a life uses -------------------------------------------------------------------------------------
 

@@ -85,7 +85,7 @@ class FleetBench:
         if self.cannot_load(spec.model):
             loop.call_later(LOAD_S, process.end, Exit(65, None))
         else:
-            loop.call_later(LOAD_S, process.become_ready)
+            loop.call_later(LOAD_S, process.become_ready, *spec.model.served_names)
         return process
 
     async def start(self) -> None:

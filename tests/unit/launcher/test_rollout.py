@@ -210,6 +210,8 @@ async def test_limits_and_aliases_hold_at_once_and_restart_nothing() -> None:
         route = bench.board.routes().models[0]
         assert (route.limits["concurrent"], route.served_names) == (3, ["demo", "other"])
         assert bench.fronts.configured[-1].server.limits.connections == 7
+        await reload(bench, model(), server=Server(limits=Limits(connections=7)))
+        assert bench.board.routes().models[0].served_names == ["demo"]
         assert len(bench.started) == 1
 
 
