@@ -10,7 +10,6 @@ from ichat.front import model_name
 from ichat.front.errors import WORKER_LOST, Failure, engine_error, invalid_body
 from ichat.front.response_body import CHUNKED, Data, ResponseBody, body_of
 from ichat.front.routing import Model
-from ichat.front.traffic import instance_of
 
 if TYPE_CHECKING:
     from ichat.front.client_connection import ClientConnection
@@ -248,7 +247,8 @@ class Relay:
         self._client.write_all((self._first_bytes, *parts))
         self._first_bytes = b""
         if self._route_traffic is not None:
-            self._route_traffic.at(instance_of(self._worker)).began(time.monotonic() - self._started_at)
+            timing = self._route_traffic.at(self._worker).timing
+            timing.first_byte.observe(time.monotonic() - self._started_at)
 
     def _abandon(self) -> None:
         connection, self._connection = self._connection, None
@@ -269,7 +269,7 @@ class Relay:
     def _cut(self, failure: Failure) -> None:
         assert self._body is not None
         last = self._body.cut(failure.events(self._request.dialect))
-        self._traffic.cut_off(failure.code, self._model_name, instance_of(self._worker))
+        self._traffic.cut_off(failure.code, self._model_name, self._worker)
         self._end(self._status)
         if last is None:
             self._client.cut(is_framed=self._is_framed)
@@ -280,15 +280,14 @@ class Relay:
     def _end(self, status: int, answer: bytes = b"", *, is_first_byte: bool = False) -> None:
         """``answer`` is the end of what a worker said, or all of it where that leaves only now: ``is_first_byte``."""
         self._is_over = True
-        flow = (self._route_traffic or self._traffic.unrouted(self._request)).at(instance_of(self._worker))
+        flow = (self._route_traffic or self._traffic.unrouted(self._request)).at(self._worker)
         self._leave_worker()
         self._traffic.in_flight -= 1
         duration_s = time.monotonic() - self._started_at
         if is_first_byte:
             self._sent_bytes = len(answer)
-            flow.began(duration_s)
-        flow.count_tokens(answer)
-        flow.ended(status, duration_s, len(self._request.body), self._sent_bytes)
+            flow.timing.first_byte.observe(duration_s)
+        flow.ended(status, duration_s, len(self._request.body), self._sent_bytes, answer)
 
     @property
     def _model_name(self) -> str:

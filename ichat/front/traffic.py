@@ -61,26 +61,20 @@ class Flow:
         self.prompt_tokens = self.completion_tokens = 0
         self.received_bytes = self.sent_bytes = 0
 
-    def began(self, after_s: float) -> None:
-        """The first byte of an answer leaves."""
-        self.timing.first_byte.observe(after_s)
-
-    def ended(self, status: int, duration_s: float, received_bytes: int, sent_bytes: int) -> None:
+    def ended(self, status: int, duration_s: float, received_bytes: int, sent_bytes: int, answer: bytes) -> None:
+        """``answer``: its end, at least; nothing where there was none."""
+        if answer and (tokens := tokens_of(answer)) is not None:
+            self.prompt_tokens += tokens[0]
+            self.completion_tokens += tokens[1]
         self.by_status_class[status // 100] += 1
         self.seconds += duration_s
         self.timing.duration.observe(duration_s)
         self.received_bytes += received_bytes
         self.sent_bytes += sent_bytes
 
-    def count_tokens(self, answer: bytes) -> None:
-        """``answer``: its end, at least; nothing where there was none."""
-        if (tokens := tokens_of(answer)) is not None:
-            self.prompt_tokens += tokens[0]
-            self.completion_tokens += tokens[1]
-
 
 class RouteTraffic:
-    """Of one model on one route with one key; ``at`` an instance, which is "" for a request that got none."""
+    """Of one model on one route with one key; ``at`` the worker that has a request, or none."""
 
     __slots__ = ("_flows", "_key", "_traffic", "model")
 
@@ -89,15 +83,11 @@ class RouteTraffic:
         self._flows: dict[str, Flow] = {}
         self.model = traffic.model(key[0])
 
-    def at(self, instance: str) -> Flow:
+    def at(self, worker: Worker | None) -> Flow:
+        instance = "" if worker is None else worker.instance.name
         if (found := self._flows.get(instance)) is None:
             found = self._flows[instance] = self._traffic.open_flow(self._key, instance)
         return found
-
-
-def instance_of(worker: Worker | None) -> str:
-    """Its name; "" where no worker has the request."""
-    return "" if worker is None else worker.instance.name
 
 
 class Traffic:
@@ -167,9 +157,9 @@ class Traffic:
         names = (model, key, code)
         self.refused[names] = self.refused.get(names, 0) + 1
 
-    def cut_off(self, code: str, model: str, instance: str) -> None:
+    def cut_off(self, code: str, model: str, worker: Worker | None) -> None:
         """An answer that had begun ends early."""
-        names = (model, instance, code)
+        names = (model, "" if worker is None else worker.instance.name, code)
         self.cut[names] = self.cut.get(names, 0) + 1
 
     def fault(self, instance: str) -> None:

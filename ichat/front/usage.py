@@ -14,10 +14,19 @@ _prompt = re.compile(rb'"(?:prompt|input)_tokens":\s?(\d{1,12})[,}\s]').search
 _completion = re.compile(rb'"(?:completion|output)_tokens":\s?(\d{1,12})[,}\s]').search
 
 
+#: As both engines write it for OpenAI's API, in one look.
+_usual = re.compile(
+    rb'"usage":\s?\{"prompt_tokens":\s?(\d{1,12}),\s?"total_tokens":\s?\d{1,12},\s?"completion_tokens":\s?(\d{1,12})[,}]'
+).match
+
+
 def tokens_of(answer: bytes) -> tuple[int, int] | None:
     """(of the prompt, of the completion); None: it does not say."""
     at = answer.rfind(_KEY, -TAIL_BYTES)
     if at < 0:
         return None
+    if (usual := _usual(answer, at)) is not None:
+        first, second = usual.groups()
+        return int(first), int(second)
     prompt, completion = _prompt(answer, at), _completion(answer, at)
     return (int(prompt[1]) if prompt else 0, int(completion[1]) if completion else 0)

@@ -452,15 +452,15 @@ async def test_new_limits_hold_on_connections_that_are_open(front: FrontUnderTes
 
 async def test_the_page_tells_of_every_number_and_its_labels(front: FrontUnderTest, worker: ScriptedWorker) -> None:
     traffic = Traffic()
-    flow = traffic.route("demo", CHAT, "alice").at("demo/0")
-    flow.ended(200, 0.1, 5, 7)
-    flow.count_tokens(b'"usage":{"prompt_tokens":3,"completion_tokens":4}')
+    (ready,) = front.front._table.workers
+    flow = traffic.route("demo", CHAT, "alice").at(ready)
+    flow.ended(200, 0.1, 5, 7, b'"usage":{"prompt_tokens":3,"completion_tokens":4}')
     flow.timing.first_byte.observe(0.1)
     model = traffic.model("demo")
     model.queued = model.affinity_hits = model.affinity_misses = 1
     model.waited.observe(1)
     traffic.refuse("invalid_body", "demo", "alice")
-    traffic.cut_off("worker_lost", "demo", "demo/0")
+    traffic.cut_off("worker_lost", "demo", ready)
     traffic.fault("demo/0")
     own = Numbers(render(traffic, {("demo", "demo/0"): 1}, 0))
     whole = await numbers(front)
