@@ -29,6 +29,7 @@ from ichat.backends.engine_control import (
 )
 from ichat.backends.framework_args import FrameworkArgs
 from ichat.errors import IchatError
+from ichat.observe.logs import set_level
 
 log = logging.getLogger(__name__)
 
@@ -285,7 +286,7 @@ class Control:
 
     async def _log_level(self, order: SetLogLevel) -> dict[str, Any]:
         obeyed = await self._backend.engine_control().set_log_level(order.level)
-        logging.getLogger("ichat").setLevel(order.level.upper())
+        set_level(order.level)
         return {"level": order.level, "processes": ["ichat.worker", *obeyed]}
 
 

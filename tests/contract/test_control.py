@@ -120,6 +120,11 @@ async def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
         assert await worker.end() == 0
 
 
+async def test_it_tells_how_long_a_request_may_be(bench: Bench) -> None:
+    expected = None if bench.backend == "fake" else 2048
+    assert bench.worker.last(messages.WorkerReady).max_model_len == expected
+
+
 async def test_a_pause_holds_new_requests_and_resuming_serves_them(bench: Bench) -> None:
     assert (await bench.obeyed("pause"))["state"] == "paused"
     assert not bench.is_ready
