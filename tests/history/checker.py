@@ -47,6 +47,7 @@ class Violation:
 class Verdict:
     history: History
     violations: list[Violation] = field(default_factory=list)
+    kept: str = ""  # where to look for more
 
     @property
     def failed(self) -> int:
@@ -76,7 +77,7 @@ class Verdict:
             f"  answered in: median {_at(took, 0.5)}, p99 {_at(took, 0.99)}, longest {_at(took, 1)}",
             *(f"  {count} × {rule}" for rule, count in rules.most_common()),
         ]
-        return "\n".join([*lines, *(str(violation) for violation in self.violations[:most])])
+        return "\n".join([*lines, *(str(violation) for violation in self.violations[:most]), self.kept]).rstrip()
 
 
 def check(history: History, rules: Rules | None = None) -> Verdict:

@@ -20,6 +20,7 @@ class Noted:
     """All executions of one request."""
 
     began: int = 0
+    first: float = 0.0
     ends: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     last: float = 0.0
 
@@ -48,7 +49,8 @@ def _judge(request: Request, noted: Noted, limits: Limits) -> Iterator[str]:
         yield "has an execution without an end"
     late_s = noted.last - request.t_end
     if request.outcome == "left" and late_s > limits.abort_within_s:
-        yield f"was worked on for {late_s:.2f} s after its client had left"
+        since_s = noted.first - request.t_end
+        yield f"was worked on from {since_s:+.2f} s to {late_s:+.2f} s, as seen from the moment its client left"
 
 
 def _read(notes: Iterable[str]) -> dict[str, Noted]:
@@ -58,6 +60,7 @@ def _read(notes: Iterable[str]) -> dict[str, Noted]:
         user, what, at = line.split()
         if what == "began":
             noted[user].began += 1
+            noted[user].first = noted[user].first or float(at)
         else:
             noted[user].ends[what] += 1
             noted[user].last = max(noted[user].last, float(at))

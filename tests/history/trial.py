@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import shutil
 from typing import Any
 
 from tests.history.checker import Rules, Verdict, check
@@ -10,7 +10,7 @@ from tests.history.driven_load import DrivenLoad
 from tests.history.events import Promises
 from tests.history.mix import Mix
 from tests.history.records import read
-from tests.launcher_process import Launcher
+from tests.launcher_process import ROOT, Launcher
 
 NOTES = "notes"
 
@@ -42,6 +42,15 @@ class Trial:
 
     def judge(self, **rules: Any) -> Verdict:
         """After the launcher has stopped, so that every engine has noted the end of all that it did."""
-        notes: Path = self._launcher.home / NOTES
+        home = self._launcher.home
+        notes = home / NOTES
         lines = tuple(notes.read_text().splitlines()) if notes.exists() else None
-        return check(read(self._path), Rules(notes=lines, **rules))
+        verdict = check(read(self._path), Rules(notes=lines, **rules))
+        if verdict.violations:
+            kept = ROOT / "build" / "trials" / home.name
+            kept.mkdir(parents=True)
+            for path in (self._path, notes, self._launcher.log):
+                if path.exists():
+                    shutil.copy(path, kept)
+            verdict.kept = f"history, notes and log: {kept.relative_to(ROOT)}"
+        return verdict
