@@ -26,12 +26,14 @@ ROOT = Path(__file__).resolve().parents[1]
 MARK = "TEST_LAUNCHER_MARK"
 ICHAT = (sys.executable, "-m", "ichat")
 STEP_S = 0.002
+_FAKE = {"backend": "fake", "model_path": "fake/model"}
 
 
 class Launcher:
     """``with Launcher() as it:`` starts `ichat serve` on a free port; what is left of it afterwards is killed.
 
-    ``engine_args`` is the script of the fake engine; sections of the configuration are given by name.
+    ``engine_args`` is the script of the fake engine of the only model, ``demo``. Sections of the configuration are
+    given by name; with ``models`` there are those instead, on the fake engine where they do not say otherwise.
     """
 
     def __init__(
@@ -51,27 +53,47 @@ class Launcher:
         self.mark = uuid.uuid4().hex
         self._command, self._stderr, self._env = command, stderr, env or {}
         self._port: int | None = None
-        model = {"backend": "fake", "model_path": "fake/model", "engine_args": engine_args or {}}
-        config = {"server": {"host": "127.0.0.1", "port": 0}, "models": {"demo": model}}
-        for name, section in sections.items():
-            config[name] = {**config.get(name, {}), **section}
-        (self.home / "configs.yaml").write_text(yaml.safe_dump(config))
+        self._config: dict[str, Any] = {
+            "server": {"host": "127.0.0.1", "port": 0}, "models": {"demo": _FAKE | {"engine_args": engine_args or {}}}
+        }  # fmt: skip
+        self.configure(**sections)
 
-    def start(self) -> Launcher:
+    def configure(self, **sections: dict[str, Any]) -> None:
+        """Rewrite the configuration file as a careful editor does, whole or not at all. Who reads it is not told."""
+        new = self.config_path.with_suffix(".new")
+        new.write_text(self.describe(**sections))
+        new.replace(self.config_path)
+
+    def describe(self, **sections: dict[str, Any]) -> str:
+        """The text of the file with these sections: ``models`` replaces all of them, others change what they name."""
+        for name, section in sections.items():
+            before = {} if name == "models" else self._config.get(name, {})
+            self._config[name] = {**before, **section}
+        self._config["models"] = {name: _FAKE | model for name, model in self._config["models"].items()}
+        return yaml.safe_dump(self._config)
+
+    @property
+    def config_path(self) -> Path:
+        return self.home / "configs.yaml"
+
+    def _environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("ICHAT_")}
         # Compiled once, not at each of thousands of starts.
         kept.pop("PYTHONDONTWRITEBYTECODE", None)
         ours = {
-            "ICHAT_CONFIG": str(self.home / "configs.yaml"),
+            "ICHAT_CONFIG": str(self.config_path),
             "ICHAT_RUN_DIR": str(self.run_dir),
             MARK: self.mark,
             "TMPDIR": str(self.tmp),
         }
+        return {**kept, **ours, **self._env}
+
+    def start(self) -> Launcher:
         with self.log.open("ab") as log:
             self.began = time.monotonic()
             self.process = subprocess.Popen(
                 [*self._command, "serve"],
-                env={**kept, **ours, **self._env},
+                env=self._environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log if self._stderr is None else self._stderr,
@@ -125,6 +147,14 @@ class Launcher:
         code, body = self.probe("/status")
         return json.loads(body) if code == 200 else {}
 
+    def instances(self) -> list[dict[str, Any]]:
+        """Every instance as `ichat status` shows it."""
+        return list(self.status().get("instances", []))
+
+    def pids(self) -> dict[str, int]:
+        """The process of each instance that has one."""
+        return {one["instance"]: one["pid"] for one in self.instances() if one["pid"]}
+
     @property
     def front_pid(self) -> int:
         """0: there is none now."""
@@ -142,6 +172,28 @@ class Launcher:
     def engine_pids(self) -> list[int]:
         """The processes below the worker."""
         return [pid for pid in self.survivors() if command_line(pid).startswith("FAKE::")]
+
+    # ---- what it is told ----------------------------------------------------------------------------------------
+
+    def command(self, *words: str, limit_s: float = 120) -> subprocess.CompletedProcess[str]:
+        """`ichat WORDS …` against this launcher, as a user runs it: exit code, output and error."""
+        return subprocess.run(
+            [*self._command, *words], env=self._environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            cwd=self.home, timeout=limit_s, check=False,
+        )  # fmt: skip
+
+    def order(self, *words: str, limit_s: float = 120) -> str:
+        """A command that must go well: its output."""
+        done = self.command(*words, limit_s=limit_s)
+        if done.returncode:
+            raise AssertionError(
+                f"{words}: code {done.returncode}: {done.stderr}; the log says:\n{self.lines()[-6000:]}"
+            )
+        return done.stdout
+
+    def hang_up(self) -> None:
+        """SIGHUP: read the configuration again."""
+        self.process.send_signal(signal.SIGHUP)
 
     # ---- waiting ----------------------------------------------------------------------------------------------
 

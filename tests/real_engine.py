@@ -34,20 +34,19 @@ class RealLauncher(Launcher):
     """``Launcher`` with the demo model on a real engine instead of the fake one."""
 
     def __init__(self, backend: str, *, env: dict[str, str] | None = None, **sections: Any) -> None:
-        model = {
+        self.model = {
             "backend": backend, "model_path": str(DEMO), "context_length": 2048, "engine_args": ENGINE_ARGS[backend],
+            **sections.pop("model", {}),
         }  # fmt: skip
-        models = {"demo": model | sections.pop("model", {})}
         timeouts = {"linger_s": 0} | sections.pop("timeouts", {})
-        super().__init__(models=models, timeouts=timeouts, env=env or {}, **sections)
+        super().__init__(models={"demo": self.model}, timeouts=timeouts, env=env or {}, **sections)
         self.backend = backend
         self._groups: set[int] = set()
         self._shm_before = set(os.listdir("/dev/shm"))
 
     def survivors(self) -> list[int]:
         """Engines overwrite their environment with their titles: theirs are found by the worker's process group."""
-        with contextlib.suppress(KeyError, IndexError):
-            self._groups.add(self.worker_pid)
+        self._groups |= set(self.pids().values())
         found = set(super().survivors())
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error, ProcessLookupError):

@@ -1,4 +1,8 @@
-"""The app of the fake engine: OpenAI-shaped answers of as many words as were asked for, as slowly as scripted."""
+"""The app of the fake engine: OpenAI-shaped answers of as many words as were asked for, as slowly as scripted.
+
+Every answer, and every event of a stream, says who gave it and to whom, so that one that went astray is seen:
+the request's `user` comes back as its `id`, `system_fingerprint` is the script's tag.
+"""
 
 from __future__ import annotations
 
@@ -20,16 +24,23 @@ class FakeApp:
     """ASGI. ``wait_for_token`` is awaited before each word; whatever it raises ends the request with an error.
 
     What the engine was commanded by the admin port shows here: answers that wait, or end with the reason `abort`, and
-    `system_fingerprint`, the path of the weights that it was given.
+    `system_fingerprint`, the path of the weights that it was given. ``note`` hears of each completion for a named user:
+    "began", and at its end "whole", "left" (its client did not wait) or "failed".
     """
 
     def __init__(
-        self, model: str, wait_for_token: Callable[[], Awaitable[None]], control: Callable[[], FakeControl]
+        self,
+        served: tuple[str, str],  # the model's name, and the instance's
+        wait_for_token: Callable[[], Awaitable[None]],
+        control: Callable[[], FakeControl],
+        note: Callable[[str, str], None],
     ) -> None:
+        self.tag = ""  # comes with the script
         self.in_flight = 0
         self.running = 0  # of them, those that have begun
         self.aborted = 0  # requests whose client left
-        self._model, self._wait_for_token, self._control = model, wait_for_token, control
+        self._model, self._instance = served
+        self._wait_for_token, self._control, self._note = wait_for_token, control, note
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -49,18 +60,27 @@ class FakeApp:
 
     async def _complete(self, asked: dict[str, Any], receive: Receive, send: Send, *, is_chat: bool) -> None:
         self.in_flight += 1
+        self._tell(asked, "began")
         gone = asyncio.ensure_future(receive())
         answer = asyncio.create_task(self._say(asked, send, is_chat=is_chat))
+        end = "left"
         try:
             await asyncio.wait({gone, answer}, return_when=asyncio.FIRST_COMPLETED)
             if answer.done():
+                end = "failed"
                 await answer
+                end = "whole"
             else:
                 self.aborted += 1
         finally:
+            self._tell(asked, end)
             gone.cancel()
             answer.cancel()
             self.in_flight -= 1
+
+    def _tell(self, asked: dict[str, Any], what: str) -> None:
+        if user := asked.get("user"):
+            self._note(str(user), what)
 
     async def _say(self, asked: dict[str, Any], send: Send, *, is_chat: bool) -> None:
         await self._control().wait_to_begin()
@@ -77,16 +97,16 @@ class FakeApp:
             reason = {"finish_reason": "length" if len(words) == count else "abort"}
             choice = _choice("".join(words), is_chat=is_chat, is_delta=False) | reason
             usage = {"prompt_tokens": 1, "completion_tokens": len(words), "total_tokens": len(words) + 1}
-            await _answer(send, 200, json.dumps(self._frame(choice) | {"usage": usage}).encode())
+            await _answer(send, 200, json.dumps(self._frame(asked, choice) | {"usage": usage}).encode())
             return
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
         said = 0
         async for word in self._words(count):
             said += 1
-            await _event(send, self._frame(_choice(word, is_chat=is_chat, is_delta=True)))
+            await _event(send, self._frame(asked, _choice(word, is_chat=is_chat, is_delta=True)))
         reason = {"finish_reason": "length" if said == count else "abort"}
         last = _choice("", is_chat=is_chat, is_delta=True) | reason
-        await _event(send, self._frame(last))
+        await _event(send, self._frame(asked, last))
         await send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
@@ -101,10 +121,17 @@ class FakeApp:
                 return
             yield f"word{number} "
 
-    def _frame(self, choice: dict[str, Any]) -> dict[str, Any]:
-        frame = {"id": "fake", "object": "completion", "created": 0, "model": self._model, "choices": [choice]}
-        weights = self._control().weights
-        return frame | ({"system_fingerprint": weights} if weights else {})
+    def _frame(self, asked: dict[str, Any], choice: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "id": asked.get("user") or "fake",
+            "object": "completion",
+            "created": 0,
+            "model": self._model,  # the served name, by whatever alias it was asked for
+            "asked_model": asked.get("model"),
+            "system_fingerprint": self._control().weights or self.tag,
+            "instance": self._instance,
+            "choices": [choice],
+        }
 
 
 def _choice(text: str, *, is_chat: bool, is_delta: bool) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import re
 import subprocess
+import time
+from io import FileIO
 from multiprocessing import shared_memory
 from typing import Any, Literal
 
@@ -39,6 +41,8 @@ class Script(Schema):
     die_after_s: NonNegativeFloat | None = None  # after the start: one process ends
     stop_takes_s: NonNegativeFloat = 0
     shm_bytes: NonNegativeInt = 0  # shared memory that it never unlinks by itself
+    tag: str = ""  # comes back in every answer, as `system_fingerprint`
+    notes: str | None = None  # a file: a line when a completion begins, and one when it ends, with the time
     command_s: NonNegativeFloat = 0  # how long a command of the admin port takes
     not_supported: tuple[str, ...] = ()  # commands that it cannot obey
     fails_at: tuple[str, ...] = ()  # commands that end in an unforeseen error
@@ -55,7 +59,9 @@ class FakeBackend(BaseBackend):
         self._children: list[subprocess.Popen[bytes]] = []
         self._shm: shared_memory.SharedMemory | None = None
         self._commands: FakeControl | None = None
-        self._app = FakeApp(self.framework_args.model.served_name, self._wait_for_token, self.engine_control)
+        self._notes: FileIO | None = None
+        served = (self.framework_args.model.served_name, self.framework_args.instance)
+        self._app = FakeApp(served, self._wait_for_token, self.engine_control, self._note)
 
     def get_backend_args(self) -> Script:
         if self._script is None:
@@ -72,6 +78,9 @@ class FakeBackend(BaseBackend):
 
     async def parse(self) -> None:
         self._script = Script.model_validate(self.framework_args.model.engine_args)
+        self._app.tag = self._script.tag
+        if self._script.notes is not None:
+            self._notes = FileIO(self._script.notes, "a")
         self.news.phase("arguments")
         await self._reach("arguments")
 
@@ -116,6 +125,12 @@ class FakeBackend(BaseBackend):
             child.terminate()
         for child in self._children:
             await asyncio.to_thread(child.wait)
+        if self._notes is not None:
+            self._notes.close()
+
+    def _note(self, user: str, what: str) -> None:
+        if self._notes is not None and not self._notes.closed:  # one call a line: several workers may write one file
+            self._notes.write(f"{user} {what} {time.monotonic()}\n".encode())
 
     async def _reach(self, phase: str) -> None:
         script = self.get_backend_args()

@@ -146,11 +146,15 @@ class Board:
         ready = [status for status in self.instances_of(info.name) if status.is_ready]
         lengths = [status.max_model_len for status in ready if status.max_model_len is not None]
         state = "stopped" if best is None else best.shown_state
+        if not ready and (state == "ready" or info.is_excused):
+            state = (
+                "starting"  # one is coming: while it is changed by command, requests wait though no process is there
+            )
         return messages.RouteModel(
             name=info.name,
             served_names=[*info.served_names, *_adapters(info, ready)],
             backend=info.backend,
-            state="starting" if state == "ready" and not ready else state,
+            state=state,
             words="" if best is None else best.route_words(),
             since=self.started if best is None else best.since or self.clock(),
             instances=_endpoints(ready),

@@ -120,6 +120,20 @@ def test_a_resting_engine_is_not_ready_until_its_worker_says_so(board: Board, cl
     assert board.health()[0] is True
 
 
+def test_requests_wait_for_a_model_that_is_changed_by_command_though_it_has_no_process(board: Board) -> None:
+    say(board, READY)
+    board.excuse("demo", is_excused=True)
+    board.post(replace(board["demo/0"], is_out=True))
+    states = [board.routes().models[0].state]
+    board.post(replace(board["demo/0"], state="stopped", pid=None))
+    states.append(board.routes().models[0].state)
+    board.remove("demo/0")
+    states.append(board.routes().models[0].state)
+    assert states == ["starting"] * 3
+    board.excuse("demo", is_excused=False)
+    assert board.routes().models[0].state == "stopped"
+
+
 def test_every_change_reaches_every_listener(board: Board) -> None:
     seen: list[bool] = []
     board.listen(lambda: seen.append(board.health()[0]))
