@@ -12,12 +12,20 @@ from pathlib import Path
 from types import FrameType
 
 from benchmarks import contenders, machine, report
-from benchmarks.figures import Goal, Row
+from benchmarks.figures import Findings
+from benchmarks.front import page
 from benchmarks.options import Options
 from benchmarks.process_tree import adopt_orphans
 
 #: In the order in which they run: the short ones first.
-NAMES = ("config", "front", "start", "serving")
+_MODULES = {
+    "config": "benchmarks.config",
+    "front": "benchmarks.front.benchmark",
+    "start": "benchmarks.start",
+    "serving": "benchmarks.serving",
+}
+NAMES = tuple(_MODULES)
+_NEEDS_ENGINES = {"start", "serving"}
 _RESULTS = Path(__file__).parent / "results"
 
 
@@ -33,32 +41,31 @@ def main(argv: Sequence[str]) -> int:
         found = machine.circumstances()
         print(f"{name}: {machine.words(found)}", flush=True)
         try:
-            rows = _run(name, options)
+            outcome = _run(name, options)
         except RuntimeError:
             traceback.print_exc()
             failed.append(name)
             continue
-        print(f"\n{report.table(rows)}\n\n{report.summary(name, rows)}\n", flush=True)
+        print(f"\n{report.table(outcome.rows)}\n\n{report.summary(name, outcome.rows)}\n", flush=True)
         if not options.is_quick:
-            report.keep(chosen.results, name, rows, found | {"load_after": machine.load()})
+            facts = found | {"load_after": machine.load(), **outcome.facts}
+            _show(report.keep(chosen.results, name, outcome.rows, facts))
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
 
 
-def _run(name: str, options: Options) -> list[Row]:
-    if name == "front":
-        return _front(options)
-    rows: list[Row] = importlib.import_module(f"benchmarks.{name}").run(options)
-    return rows
+def _run(name: str, options: Options) -> Findings:
+    found = importlib.import_module(_MODULES[name]).run(options)
+    return found if isinstance(found, Findings) else Findings(found)
 
 
-def _front(options: Options) -> list[Row]:
-    """This one needs no engine and speaks for itself, too: its rows are plain."""
-    from benchmarks import front
-
-    rows = front.main(options.rounds_or(5), 0.3 if options.is_quick else 1.0)
-    return [Row(one["figure"], one["value"], goal=Goal.parse(one["goal"]) if one["goal"] else None) for one in rows]
+def _show(kept: Path) -> None:
+    """The front's figures have a picture, and a section in the README where they are the ones that are kept here."""
+    if kept.stem == "front":
+        page.draw(kept)
+        if kept.parent == _RESULTS:
+            page.describe(kept)
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -74,7 +81,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         parser.error(f"{', '.join(sorted(unknown))}: no such benchmark. There are: {', '.join(NAMES)}.")
     if missing := set(chosen.engines) - set(contenders.installed()):
         parser.error(f"{', '.join(sorted(missing))}: no such environment. Run `make setup`.")
-    if not chosen.engines:
+    if not chosen.engines and set(chosen.names or NAMES) & _NEEDS_ENGINES:
         parser.error("there is no engine here. Run `make setup`.")
     return chosen
 

@@ -98,7 +98,7 @@ class OwnServer(Server):
         argv += engines.ARGS[model.backend].to_argv(model, accelerator=accelerator)
         tmp = folder / "tmp"
         tmp.mkdir()
-        env = environment.for_worker(_inherited(), model, str(tmp))
+        env = environment.for_worker(inherited_environment(), model, str(tmp))
         del env["ICHAT_PDEATHSIG"]
         super().__init__([*argv, "--host=127.0.0.1", f"--port={port}"], env, port, folder)
 
@@ -120,7 +120,10 @@ class Ichat(Server):
             },
         }
         (folder / "configs.yaml").write_text(json.dumps(content, indent=1))  # every JSON is YAML
-        self.env = _inherited() | {"ICHAT_CONFIG": str(folder / "configs.yaml"), "ICHAT_RUN_DIR": str(self.run_dir)}
+        self.env = inherited_environment() | {
+            "ICHAT_CONFIG": str(folder / "configs.yaml"),
+            "ICHAT_RUN_DIR": str(self.run_dir),
+        }
         fake = [str(ROOT / ".venvs" / "dev" / "bin" / "python"), "-m", "ichat"]
         command = fake if model.backend == "fake" else [str(ROOT / "entrypoint")]
         super().__init__([*command, "serve"], self.env, port, folder)
@@ -136,7 +139,7 @@ def _folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="ichat-bench-"))
 
 
-def _inherited() -> dict[str, str]:
+def inherited_environment() -> dict[str, str]:
     """Without settings of ichat; bytecode may be kept, as in an installation."""
     left_out = {"PYTHONDONTWRITEBYTECODE", "PYTHONPATH"}
     return {name: value for name, value in os.environ.items() if not name.startswith("ICHAT_") and name not in left_out}

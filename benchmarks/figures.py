@@ -70,6 +70,14 @@ class Row:
         return {name: value for name, value in kept.items() if value not in (None, {}, [])}
 
 
+@dataclass(frozen=True)
+class Findings:
+    """What a benchmark found: its figures, and what else a reader of the results may want, ready for JSON."""
+
+    rows: Sequence[Row]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
 def median_row(figure: str, rounds: Sequence[float], *, unit: str = "", goal: Goal | None = None) -> Row:
     """The median of the rounds with their quartiles."""
     low, high = quartiles(rounds)

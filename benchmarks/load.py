@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import multiprocessing
+import random
 import re
 import signal
 import statistics
@@ -41,6 +42,8 @@ class Load:
     is_stream: bool
     duration_s: float
     tokens: int = 32
+    #: The longest pause of a client between an answer and its next request; 0: none.
+    pause_s: float = 0.0
 
     def requests(self) -> list[bytes]:
         """Different prompts, so that an engine's cache of prefixes answers only for what they share."""
@@ -84,18 +87,17 @@ def evaluate(answers: Sequence[Answer], window: tuple[float, float], load: Load,
     """What happened within the window.
 
     A request across an edge of the window counts by the share of its time inside: a whole answer more or less
-    would be several per cent of a short round.
+    would be several per cent of a short round. Rates are those of clients that never pause: what counts is the time
+    in which they waited for answers, so that pauses make no server look more like another.
     """
     began, ended = window
     inside = [answer for answer in answers if answer.ended_at > began and answer.asked_at < ended]
     asked_inside = [answer for answer in inside if began <= answer.asked_at]
     if not asked_inside:
         raise RuntimeError(f"no request began within {ended - began:.1f} s: the rounds are too short for this server")
-    done = sum(
-        (min(answer.ended_at, ended) - max(answer.asked_at, began)) / (answer.ended_at - answer.asked_at)
-        for answer in inside
-    )
-    per_s = done / (ended - began)
+    waited_s = [min(answer.ended_at, ended) - max(answer.asked_at, began) for answer in inside]
+    done = sum(waited / (answer.ended_at - answer.asked_at) for waited, answer in zip(waited_s, inside, strict=True))
+    per_s = done / sum(waited_s) * load.clients
     return Measured(
         requests_per_s=per_s,
         tokens_per_s=per_s * load.tokens,
@@ -107,12 +109,14 @@ def evaluate(answers: Sequence[Answer], window: tuple[float, float], load: Load,
 
 
 class _Client(asyncio.Protocol):
-    """One connection, kept alive: asks, notes when what came, asks again until told to stop."""
+    """One connection, kept alive: asks, notes when what came, pauses, asks again until told to stop."""
 
     def __init__(self, load: Load, requests: Sequence[bytes], first: int) -> None:
         self._load, self._requests, self._next = load, requests, first
+        self._chance = random.Random(first)  # the same pauses in every turn
         self.answers: list[Answer] = []
         self.is_last = False
+        self._pause: asyncio.TimerHandle | None = None
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._parser = httptools.HttpResponseParser(self)
 
@@ -121,6 +125,7 @@ class _Client(asyncio.Protocol):
         self._ask()
 
     def _ask(self) -> None:
+        self._pause = None
         self._first_at, self._tail = 0.0, b""
         request = self._requests[self._next % len(self._requests)]
         self._next += 1
@@ -144,11 +149,25 @@ class _Client(asyncio.Protocol):
             )
             return
         self.answers.append(Answer(self._asked_at, (self._load.is_stream and self._first_at) or now, now))
-        if not self.is_last:
+        if self.is_last:
+            self.leave()
+        elif self._load.pause_s:
+            pause_s = self._chance.uniform(0, self._load.pause_s)
+            self._pause = asyncio.get_running_loop().call_later(pause_s, self._ask)
+        else:
             self._ask()
-        elif not self.done.done():
+
+    def stop(self) -> None:
+        """No request after this one; at once if there is none."""
+        self.is_last = True
+        if self._pause is not None:
+            self._pause.cancel()
+            self.leave()
+
+    def leave(self) -> None:
+        if not self.done.done():
             self.done.set_result(None)
-            self._transport.close()
+        self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._fail(f"the server closed the connection ({exc}); it had said {self._tail!r}")
@@ -175,7 +194,7 @@ async def _drive(address: Address, load: Load) -> Measured:
     await asyncio.sleep(load.duration_s)
     ended, cpu_s = time.perf_counter(), time.process_time() - cpu_s
     for client in clients:
-        client.is_last = True
+        client.stop()
     async with asyncio.timeout(_PATIENCE_S):
         await asyncio.gather(*(client.done for client in clients))
     return evaluate([answer for client in clients for answer in client.answers], (began, ended), load, cpu_s)

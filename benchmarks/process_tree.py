@@ -26,8 +26,10 @@ def adopt_orphans() -> None:
 class ProcessTree:
     """``with`` one: started on entry; when it is left nothing of it lives, and its shared memory is unlinked."""
 
-    def __init__(self, argv: Sequence[str], *, env: Mapping[str, str], folder: Path) -> None:
-        self.argv, self._env, self._folder = list(argv), dict(env), folder
+    def __init__(
+        self, argv: Sequence[str], *, env: Mapping[str, str], folder: Path, pass_fds: Sequence[int] = ()
+    ) -> None:
+        self.argv, self._env, self._folder, self._pass_fds = list(argv), dict(env), folder, pass_fds
         self._log = folder / "log"
         self._seen: set[psutil.Process] = set()
 
@@ -41,6 +43,7 @@ class ProcessTree:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                pass_fds=self._pass_fds,
                 # A session of its own would be scheduled apart from the load, as no container is: Linux shares the CPU
                 # among sessions (autogroup), and an engine that spins on `sched_yield` lets in only its own.
                 process_group=0,
@@ -77,7 +80,14 @@ class ProcessTree:
 
     def cpu_s(self) -> float:
         """What the living processes have used, by the scheduler's own count."""
-        return sum(_cpu_s(process.pid) for process in self.members())
+        return cpu_s_of(self.pids())
+
+    def pids(self) -> list[int]:
+        return [process.pid for process in self.members()]
+
+    def rss_kib(self) -> float:
+        """Resident memory of all of it; what two of its processes share counts twice."""
+        return sum(_rss_kib(process) for process in self.members())
 
     # ---- control ----------------------------------------------------------------------------------------------
 
@@ -141,12 +151,20 @@ def _kill(processes: Sequence[psutil.Process]) -> None:
     psutil.wait_procs(processes, timeout=5)
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_s_of(pids: Sequence[int]) -> float:
+    """What the living threads of these processes have used, by the scheduler's own count: cheap enough for every turn."""
     spent_ns = 0
-    for task in Path(f"/proc/{pid}/task").glob("*/schedstat"):
-        with contextlib.suppress(OSError):
-            spent_ns += int(task.read_text().split()[0])
+    for pid in pids:
+        for task in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+            with contextlib.suppress(OSError):
+                spent_ns += int(task.read_text().split()[0])
     return spent_ns / 1e9
+
+
+def _rss_kib(process: psutil.Process) -> float:
+    with contextlib.suppress(psutil.Error):
+        return float(process.memory_info().rss / 1024)
+    return 0.0
 
 
 def _shared_memory(processes: Sequence[psutil.Process]) -> set[Path]:

@@ -27,12 +27,12 @@ def table(rows: Sequence[Row]) -> str:
 
 def _cells(row: Row) -> tuple[str, ...]:
     met = {None: "", True: "yes", False: "NO"}[row.is_met] + (" (within noise)" if row.is_within_noise else "")
-    half = "" if row.low is None or row.high is None else f"{_number(row.low)} … {_number(row.high)}"
-    sides = ", ".join(f"{name} {_number(value)}" for name, value in row.sides.items())
-    return row.figure, f"{_number(row.value)} {row.unit}".strip(), half, str(row.goal or ""), met, sides
+    half = "" if row.low is None or row.high is None else f"{number(row.low)} … {number(row.high)}"
+    sides = ", ".join(f"{name} {number(value)}" for name, value in row.sides.items())
+    return row.figure, f"{number(row.value)} {row.unit}".strip(), half, str(row.goal or ""), met, sides
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     return f"{rounded(value, 3):g}" if abs(value) < 1e5 else f"{value:.0f}"
 
 

@@ -107,3 +107,8 @@ def find_route(path: bytes) -> Route | None:
     if (route := _ROUTES.get(path)) is not None:
         return route
     return next((route for pattern, route in _PATTERNS if pattern.fullmatch(path)), None)
+
+
+def known_routes() -> list[Route]:
+    """All of the allow-list; `{id}` stands for what varies in a path."""
+    return [*_ROUTES.values(), *(route for _, route in _PATTERNS)]

@@ -1,6 +1,7 @@
 """The load generator, against a server that is told how long to take, and its arithmetic."""
 
 import json
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -19,6 +20,15 @@ def test_a_request_across_an_edge_counts_by_its_share_inside() -> None:
     assert measured.tokens_per_s == pytest.approx(measured.requests_per_s * 8)
     assert measured.load_cores == pytest.approx(0.1)
     assert measured.answers == 4
+
+
+def test_pauses_do_not_lower_the_rate() -> None:
+    """Two clients: each waits two seconds for an answer; one pauses as long after each."""
+    steady = [Answer(at, at + 1, at + 2) for at in range(10, 20, 2)]
+    pausing = [Answer(at, at + 1, at + 2) for at in range(10, 20, 4)]
+    load = Load("demo", clients=2, is_stream=False, duration_s=10)
+    assert evaluate(steady + steady, (10, 20), load, cpu_s=0).requests_per_s == pytest.approx(1)
+    assert evaluate(steady + pausing, (10, 20), load, cpu_s=0).requests_per_s == pytest.approx(1)
 
 
 def test_medians_are_those_of_requests_that_began_inside() -> None:
@@ -86,6 +96,17 @@ def test_the_load_counts_whole_answers_and_their_tokens(server: ThreadingHTTPSer
     assert 0 < measured.first_token_s <= measured.latency_s < 0.3
     assert measured.answers >= 2
     assert measured.load_cores > 0
+
+
+def test_clients_that_pause_ask_less_and_come_to_an_end(server: ThreadingHTTPServer) -> None:
+    """A pause that has not ended when the time is over is not waited for."""
+    eager = measure(Address(port=server.server_port), Load("demo", 2, False, duration_s=0.2, tokens=5))
+    began = time.monotonic()
+    pausing = measure(Address(port=server.server_port), Load("demo", 2, False, duration_s=0.2, tokens=5, pause_s=0.2))
+    assert time.monotonic() - began < 5
+    assert 2 <= pausing.answers < eager.answers
+    # Its rate is not that of the half second which all took, but that of the answers.
+    assert pausing.requests_per_s > 3 * pausing.answers / 0.5
 
 
 @pytest.mark.parametrize(("status", "tokens"), [(503, 0), (200, 4)])
