@@ -147,9 +147,7 @@ class Board:
         lengths = [status.max_model_len for status in ready if status.max_model_len is not None]
         state = "stopped" if best is None else best.shown_state
         if not ready and (state == "ready" or info.is_excused):
-            state = (
-                "starting"  # one is coming: while it is changed by command, requests wait though no process is there
-            )
+            state = "starting"  # one is coming: changed by command, requests wait though no process is there
         return messages.RouteModel(
             name=info.name,
             served_names=[*info.served_names, *_adapters(info, ready)],
