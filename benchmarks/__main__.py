@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
             traceback.print_exc()
             failed.append(name)
             continue
-        print(f"\n{report.table(outcome.rows)}\n\n{report.summary(name, outcome.rows)}\n", flush=True)
+        print(f"\n{report.table(outcome.rows)}\n\n{report.summary(name, outcome.rows, outcome.gaps)}\n", flush=True)
         if not options.is_quick:
             facts = found | {"load_after": machine.load(), **outcome.facts}
             _show(report.keep(chosen.results, name, outcome.rows, facts))

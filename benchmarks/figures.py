@@ -72,10 +72,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Findings:
-    """What a benchmark found: its figures, and what else a reader of the results may want, ready for JSON."""
+    """What a benchmark found: its figures; what else a reader may want, ready for JSON; goals that nobody could judge."""
 
     rows: Sequence[Row]
     facts: Mapping[str, Any] = field(default_factory=dict)
+    gaps: Sequence[str] = ()
 
 
 def median_row(figure: str, rounds: Sequence[float], *, unit: str = "", goal: Goal | None = None) -> Row:

@@ -36,12 +36,13 @@ def number(value: float) -> str:
     return f"{rounded(value, 3):g}" if abs(value) < 1e5 else f"{value:.0f}"
 
 
-def summary(name: str, rows: Sequence[Row]) -> str:
-    """One line: how many goals were met."""
+def summary(name: str, rows: Sequence[Row], gaps: Sequence[str] = ()) -> str:
+    """One line: how many goals were met, and which could not be judged."""
     judged = [row for row in rows if row.goal is not None]
     missed = [row.figure for row in judged if not row.is_met]
     words = f"{name}: {len(judged) - len(missed)} of {len(judged)} goals met"
-    return words + (f"; missed: {', '.join(missed)}" if missed else "")
+    words += f"; missed: {', '.join(missed)}" if missed else ""
+    return words + (f"; not judged: {', '.join(gaps)}" if gaps else "")
 
 
 def keep(folder: Path, name: str, rows: Sequence[Row], circumstances: Mapping[str, Any]) -> Path:

@@ -34,7 +34,8 @@ def run(options: Options) -> Findings:
         turns = take_turns(this, rounds, turn_s)
     kept, unkept = _promises()
     rows = [*rows_of(turns), *_memory_rows(held), *kept]
-    return Findings(rows, _facts(this, turns, held) | {"rounds": rounds, "turn_s": turn_s, "unmeasured": unkept})
+    facts = _facts(this, turns, held) | {"rounds": rounds, "turn_s": turn_s, "unmeasured": unkept}
+    return Findings(rows, facts, [*not_compared(turns), *unkept])
 
 
 def _memory(this: Arena) -> dict[str, Mapping[str, float]]:

@@ -25,6 +25,7 @@ _PREFIXES = 12
 _REQUESTS_PER_CLIENT = 60
 _ANSWER_S = 0.005
 _FAULTY_S = 1.5
+_RESTARTS = 10
 _CHAT = Load("plain", 1)
 
 
@@ -232,10 +233,11 @@ async def _restarted(stage: Stage) -> list[Row]:
         _, request = await both[0].next_seen()
         back_s.append(request.at - told_at)
 
-    async with stage.two() as both:
-        stage.tell(both, ["first", "first"])
-        await witness.under_load(stage.port, 4, _REQUEST, restart(both))
-    return [Row("restarted worker used after", max(back_s), "s", Goal(1, is_upper=True))]
+    for _ in range(_RESTARTS):
+        async with stage.two() as both:
+            stage.tell(both, ["first", "first"])
+            await witness.under_load(stage.port, 4, _REQUEST, restart(both))
+    return [Row(f"restarted worker used, the slowest of {_RESTARTS}", max(back_s), "s", Goal(1, is_upper=True))]
 
 
 async def _bytes(stage: Stage) -> list[Row]:

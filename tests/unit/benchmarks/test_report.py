@@ -55,3 +55,10 @@ def test_circumstances_tell_the_machine_but_not_where_things_lie() -> None:
     assert {"ichat", "python", "commit"} <= set(found["versions"])
     assert "/" not in machine.words(found)
     assert str(machine.ROOT) not in json.dumps(found)
+
+
+def test_the_summary_names_what_nobody_could_judge() -> None:
+    assert report.summary("front", [], ["front / smg ≤ 0.2", "kill -9"]).endswith(
+        "; not judged: front / smg ≤ 0.2, kill -9"
+    )
+    assert "judged" not in report.summary("front", [])
