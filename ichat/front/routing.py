@@ -111,7 +111,8 @@ class RoutingTable:
 
     @property
     def is_ready(self) -> bool:
-        return bool(self.models) and all(model.is_ready for model in self.models)
+        """A model that is being added or changed by command does not count."""
+        return bool(self.models) and all(model.is_ready or model.route.is_excused for model in self.models)
 
     @property
     def workers(self) -> Collection[Worker]:
@@ -119,10 +120,11 @@ class RoutingTable:
         return self._workers.values()
 
     def words(self) -> str:
-        unready = [model.words() for model in self.models if not model.is_ready]
-        if unready:
-            return "; ".join(unready)
-        return f"ready: {', '.join(model.name for model in self.models)}" if self.models else "starting"
+        unready = [model for model in self.models if not model.is_ready]
+        if not self.is_ready:
+            return "; ".join(model.words() for model in unready if not model.route.is_excused) or "starting"
+        ready = f"ready: {', '.join(model.name for model in self.models if model.is_ready) or 'none'}"
+        return f"{ready} ({'; '.join(model.words() for model in unready)})" if unready else ready
 
 
 def _key(instance: messages.Instance) -> _Key:

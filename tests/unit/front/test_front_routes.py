@@ -219,6 +219,19 @@ async def test_what_one_instance_knows_is_asked_of_each(worker: ScriptedWorker) 
         assert sum(len(one.seen) for one in (worker, second, third)) == seen + 4
 
 
+async def test_readiness_does_not_depend_on_a_model_that_is_changed_by_command(worker: ScriptedWorker) -> None:
+    async with running_front() as front:
+        one, two = route("one", instance(0, "a", worker)), route("two", is_excused=True)
+        await front.tell(messages.Routes([one, two], was_ready=True))
+        ready = await front.get("/readyz")
+        assert (ready.status, ready.body) == (200, b"ready: one (loading two: starting, 0 s)\n")
+        await front.tell(messages.Routes([two], was_ready=True))
+        ready = await front.get("/readyz")
+        assert (ready.status, ready.body) == (200, b"ready: none (loading two: starting, 0 s)\n")
+        await front.tell(messages.Routes([route("two"), two], was_ready=True))
+        assert (await front.get("/readyz")).body == b"loading two: starting, 0 s\n"
+
+
 async def test_the_list_tells_state_limits_and_length() -> None:
     async with running_worker() as one, running_front() as front:
         limits = {"n": 4, "max_tokens": None, "queued": 256}

@@ -303,6 +303,21 @@ async def test_a_client_that_leaves_its_place_in_flight_gives_it_to_the_next(wor
         assert (await second.response()).status == 200
 
 
+async def test_who_waits_is_counted_while_he_does_and_with_his_time(
+    loading: FrontUnderTest, worker: ScriptedWorker
+) -> None:
+    clients = await queue_up(loading, 3)
+    text = (await loading.get("/metrics")).body.decode()
+    assert 'ichat_front_queued{process="0",model="demo"} 3\n' in text
+    clients[0].reset()
+    await until(lambda: waiting(loading) == 2)
+    loading.routes(worker, hold_s=30)
+    assert {one.status for one in await answers(clients[1:])} == {200}
+    text = (await loading.get("/metrics")).body.decode()
+    assert 'ichat_front_queued{process="0",model="demo"} 0\n' in text
+    assert 'ichat_front_queue_seconds_count{process="0",model="demo"} 3\n' in text
+
+
 # ---- a worker that cannot be reached -------------------------------------------------------------------------------
 
 
@@ -394,3 +409,4 @@ async def test_nothing_is_left_behind_whatever_happens_to_those_who_wait(worker:
             assert sum(model.in_flight for model in front.front._table.models) == 0
             assert sum(one.in_flight for one in front.front._table.workers) == 0
             assert front.front._reception.bodies.count == 0
+            assert front.front._traffic.model("demo").queued == 0
