@@ -37,6 +37,7 @@ class ClientConnection(asyncio.Protocol):
     """``deadline`` is when the sweep calls `expire`. ``is_surplus``: one connection more than there may be."""
 
     __slots__ = (
+        "_body_bytes",
         "_body_since",
         "_early",
         "_exchange",
@@ -55,7 +56,9 @@ class ClientConnection(asyncio.Protocol):
     def __init__(self, reception: Reception) -> None:
         self._reception = reception
         self._timeouts: Timeouts = reception.timeouts
-        self._reader = RequestReader(reception.limits, reception.judge, reception.known, self._acknowledge)
+        self._reader = RequestReader(
+            reception.limits, reception.judge, reception.known, self._acknowledge, reception.bodies
+        )
         self._transport: asyncio.Transport | None = None
         self._exchange: Exchange | None = None
         self._failure: Failure | None = None  # of the bytes behind the requests that are complete
@@ -63,6 +66,7 @@ class ClientConnection(asyncio.Protocol):
         self._is_paused = False  # because of the early bytes
         self._stalled_bytes = 0
         self._body_since = 0.0
+        self._body_bytes = 0  # of the request that is served
         self.state = _IDLE
         self.deadline = math.inf
         self.is_surplus = False
@@ -82,9 +86,11 @@ class ClientConnection(asyncio.Protocol):
         self._transport = None
         self._reader.release()
         self._reception.closed(self)
-        exchange, self._exchange = self._exchange, None
-        if exchange is not None:
-            exchange.client_left()
+        if self._exchange is not None:
+            self._exchange.client_left()
+        self._let_go()
+        self._reception.bodies.count -= len(self._early)
+        self._early = b""
 
     def eof_received(self) -> bool:
         if self._exchange is not None:  # a client that sends no more will not read either
@@ -139,7 +145,7 @@ class ClientConnection(asyncio.Protocol):
         self.reply(request, failure.reply(request.dialect))
 
     def exchange_ended(self, *, keep_alive: bool) -> None:
-        self._exchange = None
+        self._let_go()
         if not keep_alive or self._reception.is_draining:
             self._close()
         elif self._reader.complete or self._early or self._failure is not None:
@@ -154,7 +160,7 @@ class ClientConnection(asyncio.Protocol):
 
         Where the framing shows that something is missing the client gets what there is; else only a reset tells it.
         """
-        self._exchange = None
+        self._let_go()
         if is_framed:
             self._close()
         elif self._transport is not None:
@@ -200,6 +206,7 @@ class ClientConnection(asyncio.Protocol):
         self.state = _IDLE
         if not self._reader.complete and self._failure is None:
             early, self._early = self._early, b""
+            self._reception.bodies.count -= len(early)
             if self._is_paused and self._transport is not None:
                 self._is_paused = False
                 self._transport.resume_reading()
@@ -219,6 +226,7 @@ class ClientConnection(asyncio.Protocol):
             self._await_more()
 
     def _serve(self, request: Request) -> None:
+        self._body_bytes = len(request.body)
         failure = TOO_MANY_CONNECTIONS if self.is_surplus and request.route is not None else request.failure
         if failure is not None:
             self.refuse(request, failure)
@@ -231,6 +239,7 @@ class ClientConnection(asyncio.Protocol):
             self._exchange = answer
             answer.start(self)
             return
+        self._let_go()
         if not keep_alive or self.is_surplus or self._reception.is_draining:
             self._close()
 
@@ -249,9 +258,16 @@ class ClientConnection(asyncio.Protocol):
 
     def _keep_early(self, data: bytes) -> None:
         self._early += data
+        self._reception.bodies.count += len(data)
         if len(self._early) > _EARLY_LIMIT_BYTES and not self._is_paused and self._transport is not None:
             self._is_paused = True
             self._transport.pause_reading()
+
+    def _let_go(self) -> None:
+        """Of the request that was served, and of whoever answered it."""
+        self._exchange = None
+        self._reception.bodies.count -= self._body_bytes
+        self._body_bytes = 0
 
     # ---- the end ------------------------------------------------------------------------------------------
 
@@ -261,6 +277,7 @@ class ClientConnection(asyncio.Protocol):
         Closing a socket with unread bytes resets the connection, and the client would lose the answer.
         """
         self._reception.traffic.refuse(failure.code)
+        self._reader.release()
         self.write(failure.reply().encode(b"connection: close\r\n"))
         self.state = _CLOSING
         self.deadline = time.monotonic() + self._timeouts.receive_headers_s

@@ -84,6 +84,25 @@ TOO_MANY_CONNECTIONS = Failure(
 )
 
 
+def body_too_large(limit: int, setting: str, *, closes: bool) -> Failure:
+    return Failure(413, "body_too_large", f"body: longer than {limit} bytes ({setting}). Send less.", closes=closes)
+
+
+def overloaded(limit: int, retry_after_s: int) -> Failure:
+    words = f"all request bodies that are held here would be longer than {limit} bytes (server.limits.bodies_bytes)"
+    return Failure(503, "overloaded", f"body: {words}. Try again in {retry_after_s} s.", retry_after_s, closes=True)
+
+
+def queue_full(model: str, words: str, retry_after_s: int) -> Failure:
+    return Failure(503, "queue_full", f"model {model}: {words}. Try again in {retry_after_s} s.", retry_after_s)
+
+
+def model_missing(served: list[str]) -> Failure:
+    """Neither the body names a model, nor the request itself."""
+    message = f"model: missing, and several are served. Name one of {', '.join(served)}"
+    return invalid_body(f"{message}: in the body, as ?model=… or in the header x-ichat-model.")
+
+
 def shutting_down(retry_after_s: int) -> Failure:
     message = "This server is shutting down. Send the request again: another server, or this one restarted, takes it."
     return Failure(503, "shutting_down", message, retry_after_s, closes=True)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import orjson
-
-from ichat.front.errors import Failure, model_not_found
+from ichat.front import model_list
+from ichat.front.errors import Failure
 from ichat.front.metrics_answer import MetricsAnswer
 from ichat.front.replies import TEXT, Reply
 
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
     from ichat.front.exchange import Exchange
     from ichat.front.reception import Reception
     from ichat.front.request import Request
-    from ichat.front.routing import Model
 
 _MODELS = b"/v1/models"
 _READ = (b"GET", b"HEAD")
@@ -49,7 +47,7 @@ def answer(request: Request, reception: Reception) -> Reply | Exchange:
         return MetricsAnswer(request, reception)
     if (probe := _OPEN.get(request.path)) is not None:
         return probe(reception)
-    return _models(request, reception)
+    return model_list.answer(request, reception)
 
 
 def _alive(reception: Reception) -> Reply:
@@ -86,21 +84,3 @@ _OPEN: dict[bytes, Callable[[Reception], Reply]] = {
     b"/v1/health/ready": _ready,
     b"/metrics": _alive,
 }
-
-
-def _models(request: Request, reception: Reception) -> Reply:
-    cards = {card["id"]: card for model in reception.table.models if model.is_ready for card in _cards(model)}
-    if request.path == _MODELS:
-        return Reply(200, orjson.dumps({"object": "list", "data": list(cards.values())}))
-    name = request.path[len(_MODELS) + 1 :].decode("latin-1")
-    if name in cards:
-        return Reply(200, orjson.dumps(cards[name]))
-    return model_not_found(name, list(cards)).reply()
-
-
-def _cards(model: Model) -> list[dict[str, Any]]:
-    created = int(model.route.since)
-    return [
-        {"id": name, "object": "model", "created": created, "owned_by": "ichat", "backend": model.route.backend}
-        for name in model.names
-    ]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ichat.front import own_endpoints
 from ichat.front.errors import INVALID_API_KEY, Failure, shutting_down
+from ichat.front.held_bodies import HeldBodies
 from ichat.front.known_heads import KnownHeads
 from ichat.front.relay import Relay
 from ichat.front.routes import find_route
@@ -35,6 +36,7 @@ class Reception:
         self.limits, self.timeouts, self.table, self.traffic = limits, timeouts, table, traffic
         self._keyring = keyring
         self.connection_limit = limits.connections
+        self.bodies = HeldBodies(limits, timeouts, table.processes)
         self.clients: set[ClientConnection] = set()
         self.known: KnownHeads[Request] = KnownHeads(_KNOWN_HEADS)
         self.is_withdrawn = False
@@ -45,6 +47,7 @@ class Reception:
         """From now on new requests are refused, also those whose like was welcome before."""
         self.is_draining = True
         self.known.close()
+        self.table.close(shutting_down(self.timeouts.retry_after_s))
 
     def opened(self, client: ClientConnection) -> bool:
         """False: there is no room for it at all."""

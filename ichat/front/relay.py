@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import TYPE_CHECKING
 
-from ichat.front import model_name
-from ichat.front.errors import WORKER_LOST, Failure, engine_error, invalid_body
+from ichat.front.errors import WORKER_LOST, Failure, engine_error
+from ichat.front.placement import Placement
 from ichat.front.response_body import CHUNKED, Data, ResponseBody, body_of
-from ichat.front.routing import Model
 
 if TYPE_CHECKING:
     from ichat.front.client_connection import ClientConnection
     from ichat.front.request import Request
     from ichat.front.response_head import ResponseHead
     from ichat.front.routing import RoutingTable
-    from ichat.front.traffic import RouteTraffic, Traffic
-    from ichat.front.worker import Worker
+    from ichat.front.traffic import Traffic
     from ichat.front.worker_connection import WorkerConnection
 
 #: Said by an engine of itself, without inner details: this model cannot do that.
 _NOT_IMPLEMENTED = 501
-_RETRIED_STATUSES = (502, 503)
 #: All that is passed on of an engine's own failure.
 _KEPT_OF_A_FAILURE = (b"x-request-id", b"retry-after")
 
 
-class Relay:
+class Relay(Placement):
     """Serves one request for a client connection.
 
     Until a byte of the answer has gone to the client, a worker's end is answered with a status, or with a second
@@ -42,35 +38,21 @@ class Relay:
         "_first_bytes",
         "_has_begun",
         "_is_framed",
-        "_is_over",
         "_keep_alive",
-        "_model",
-        "_request",
-        "_route_traffic",
         "_sent_bytes",
-        "_started_at",
         "_status",
-        "_table",
-        "_traffic",
-        "_tried",
-        "_worker",
     )
 
     def __init__(self, request: Request, table: RoutingTable, traffic: Traffic) -> None:
-        self._request, self._table, self._traffic = request, table, traffic
-        self._model: Model | None = None
-        self._worker: Worker | None = None
+        super().__init__(request, table, traffic)
         self._connection: WorkerConnection | None = None
-        self._tried: tuple[Worker, ...] = ()
         self._body: ResponseBody | None = None
         self._first_bytes = b""  # the head of the answer, until it leaves
         self._status = 0
         self._is_framed = False  # the answer's end is known without the end of the connection
+        self._keep_alive = False
         self._has_begun = False  # the client has got a byte
-        self._keep_alive = self._is_over = False
-        self._route_traffic: RouteTraffic | None = None
         self._sent_bytes = 0  # of the answer's body, to the client
-        self._started_at = time.monotonic()
 
     # ---- to the worker ------------------------------------------------------------------------------------
 
@@ -78,58 +60,14 @@ class Relay:
         self._client = client
         self._traffic.in_flight += 1
         self._traffic.requests += 1
-        try:
-            found = model_name.search(self._request)
-        except model_name.BodyError as error:
-            self._refuse(invalid_body(str(error)))
-            return
-        if found is None or isinstance(found, str):
-            self._route(found)
-        else:
-            self._search(found)
-
-    def _search(self, search: model_name.Search) -> None:
-        """One slice of a long body in each turn of the loop."""
-        if self._is_over:
-            return
-        try:
-            is_found = search.step()
-        except model_name.BodyError as error:
-            self._refuse(invalid_body(str(error)))
-            return
-        if is_found:
-            self._route(search.name)
-        else:
-            asyncio.get_running_loop().call_soon(self._search, search)
-
-    def _route(self, name: str | None) -> None:
-        model = self._table.find(name)
-        if isinstance(model, Failure):
-            self._refuse(model)
-        elif not model.is_ready:
-            self._refuse(model.refusal(self._table.retry_after_s))
-        else:
-            self._model = model
-            assert self._request.route is not None
-            self._route_traffic = self._traffic.route(model.name, self._request.route.name, self._request.key_name)
-            worker = model.pick()
-            assert worker is not None  # a ready model has one
-            self._dispatch(worker)
-
-    def _dispatch(self, worker: Worker, *, is_fresh: bool = False) -> None:
-        self._worker = worker
-        worker.in_flight += 1
-        connection = None if is_fresh else worker.idle_connection()
-        if connection is None:
-            worker.connect(self)
-        else:
-            self.connected(connection)
+        self._place()
 
     def connected(self, connection: WorkerConnection) -> None:
         if self._is_over:
             connection.close()
             return
         self._connection = connection
+        self._was_sent = True
         connection.send(self, *self._request.to_worker())
 
     # ---- from the worker ----------------------------------------------------------------------------------
@@ -138,18 +76,18 @@ class Relay:
         worker = self._worker
         assert worker is not None
         self._connection = None
-        if head.status >= 500 and head.status != _NOT_IMPLEMENTED:
-            self._reject(head)
+        if head.status >= 400 and self._is_refused(head):
             return
+        if worker.failures:
+            worker.forgive()
+        worker.served += 1
         request, client, keep_alive = self._request, self._client, self._request.keep_alive
         client.write(head.encode_whole(body, client.connection_line(request, keep_alive)))
-        worker.note_success()
         self._end(head.status, body, is_first_byte=True)
         client.exchange_ended(keep_alive=keep_alive)
 
     def head_received(self, head: ResponseHead) -> None:
-        if head.status >= 500 and head.status != _NOT_IMPLEMENTED:
-            self._reject(head)
+        if head.status >= 400 and self._is_refused(head):
             return
         self._status = head.status
         self._body, framing = body_of(head, is_http10=self._request.is_http10)
@@ -170,7 +108,7 @@ class Relay:
         assert self._body is not None
         assert self._worker is not None
         self._connection = None
-        self._worker.note_success()
+        self._worker.served += 1
         rest = self._body.finish()
         if not self._has_begun:
             self._begin(*rest)
@@ -185,39 +123,29 @@ class Relay:
         if self._is_over or worker is None:
             return
         self._connection = None
-        if connection is not None and connection.is_reused and not connection.has_received and not worker.is_retired:
+        if connection is not None and connection.is_reused and not connection.has_received and not worker.is_dead:
             # It ended between two requests, or its process has: a fresh connection tells which.
-            self._leave_worker()
-            self._dispatch(worker, is_fresh=True)
+            worker.connect(self)
             return
         if connection is not None:
             worker.note_failure(f"{worker.instance.name}: closed a connection before its answer", is_lost=True)
         self._traffic.fault(worker.instance.name)
-        if self._has_begun or not self._retry():
+        if self._has_begun or not (self._retry() or self._hold()):
             self._traffic.lose(self._model_name)
             self._fail(WORKER_LOST)
 
-    def _reject(self, head: ResponseHead) -> None:
-        """The engine's own failure: perhaps another worker can, else the client gets its status in our words."""
-        assert self._worker is not None
-        self._worker.note_failure(f"{self._worker.instance.name}: answered {head.status}")
-        self._traffic.fault(self._worker.instance.name)
+    def _is_refused(self, head: ResponseHead) -> bool:
+        """True: this answer is not for the client, who has been given, or will be given, another one."""
+        worker = self._worker
+        assert worker is not None
+        if head.status < 500 or head.status == _NOT_IMPLEMENTED:
+            return self._is_for_another(head)
+        # The engine's own failure: perhaps another worker can, else the client gets its status in our words.
+        worker.note_failure(f"{worker.instance.name}: answered {head.status}")
+        self._traffic.fault(worker.instance.name)
         self._abandon()
-        if head.status in _RETRIED_STATUSES and self._retry():
-            return
-        self._refuse(engine_error(head.status, head.lines(_KEPT_OF_A_FAILURE)))
-
-    def _retry(self) -> bool:
-        """One more try, on another worker, if there is one and retries are within their budget."""
-        model, worker = self._model, self._worker
-        if self._tried or model is None or worker is None:
-            return False
-        self._tried = (worker,)
-        other = model.pick(self._tried)
-        if other is None or not self._traffic.spend_retry(model.name):
-            return False
-        self._leave_worker()
-        self._dispatch(other)
+        if not self._retry():
+            self._refuse(engine_error(head.status, head.lines(_KEPT_OF_A_FAILURE)))
         return True
 
     # ---- from the client ----------------------------------------------------------------------------------
@@ -244,11 +172,13 @@ class Relay:
 
     def _begin(self, *parts: Data) -> None:
         self._has_begun = True
+        if self._worker is not None and self._worker.failures:
+            self._worker.forgive()
         self._client.write_all((self._first_bytes, *parts))
         self._first_bytes = b""
         if self._route_traffic is not None:
             timing = self._route_traffic.at(self._worker).timing
-            timing.first_byte.observe(time.monotonic() - self._started_at)
+            timing.first_byte.observe(time.monotonic() - self.started_at)
 
     def _abandon(self) -> None:
         connection, self._connection = self._connection, None
@@ -281,9 +211,9 @@ class Relay:
         """``answer`` is the end of what a worker said, or all of it where that leaves only now: ``is_first_byte``."""
         self._is_over = True
         flow = (self._route_traffic or self._traffic.unrouted(self._request)).at(self._worker)
-        self._leave_worker()
+        self._leave()
         self._traffic.in_flight -= 1
-        duration_s = time.monotonic() - self._started_at
+        duration_s = time.monotonic() - self.started_at
         if is_first_byte:
             self._sent_bytes = len(answer)
             flow.timing.first_byte.observe(duration_s)
@@ -292,8 +222,3 @@ class Relay:
     @property
     def _model_name(self) -> str:
         return "" if self._model is None else self._model.name
-
-    def _leave_worker(self) -> None:
-        worker, self._worker = self._worker, None
-        if worker is not None:
-            worker.in_flight -= 1

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import httptools
 
-from ichat.front.errors import Failure, bad_request
+from ichat.front.errors import Failure, bad_request, body_too_large
 from ichat.front.known_heads import KnownHeads, take_apart
 from ichat.front.request import Request
 from ichat.front.request_headers import TAKERS, Refused, refused
 
 if TYPE_CHECKING:
     from ichat.config.schema import Limits
+    from ichat.front.held_bodies import HeldBodies
 
 _TLS_HANDSHAKE = 0x16
 #: More than a client ever has a reason to send ahead, in one read.
@@ -40,10 +41,14 @@ class RequestReader:
     for each request, when its head is complete and before a byte of its body is read: a request that it objects to
     is not read any further if that would be much, and carries the failure otherwise. ``acknowledge`` is called when
     the client waits for `100 Continue` and may go on. A head that is in ``known`` was judged when it was put there.
+
+    The bodies of all that is in ``complete``, and of what arrives, are counted in ``bodies``. Whoever takes a request
+    out takes over to count its body off.
     """
 
     __slots__ = (
         "_acknowledge",
+        "_bodies",
         "_head_bytes",
         "_is_at_end",
         "_is_http11",
@@ -62,7 +67,9 @@ class RequestReader:
         judge: Callable[[Request], Failure | None],
         known: KnownHeads[Request],
         acknowledge: Callable[[], None],
+        bodies: HeldBodies,
     ) -> None:
+        self._bodies = bodies
         self._limits, self._judge, self._known, self._acknowledge = limits, judge, known, acknowledge
         self._parser = httptools.HttpRequestParser(self)
         self.request: Request | None = None  # the one that is arriving
@@ -85,7 +92,9 @@ class RequestReader:
         if (apart := take_apart(data)) is None:
             return self._parse(data)
         head, body = apart
-        if (known := self._known.recall(head)) is not None:
+        bodies = self._bodies
+        if (known := self._known.recall(head)) is not None and bodies.count + len(body) <= bodies.limit:
+            bodies.count += len(body)
             self.complete.append(known.again(body))
             return None
         failure = self._parse(data)
@@ -115,8 +124,12 @@ class RequestReader:
         return self._watch_head(request)
 
     def release(self) -> None:
-        """Break the ring of parser and reader, which only the garbage collector could."""
-        self._parser = None
+        """Nothing more will be read, nor served of what was."""
+        self._parser = None  # a ring that only the garbage collector could break
+        arriving, self.request = self.request, None
+        for request in self.complete if arriving is None else (*self.complete, arriving):
+            self._bodies.count -= len(request.body)
+        self.complete.clear()
 
     def _feed_slices(self, data: bytes) -> None:
         """Much at once: look at what it makes of a head before going on."""
@@ -172,8 +185,11 @@ class RequestReader:
             body += piece
         else:
             request.body = bytearray(body) + piece
+        self._bodies.count += len(piece)
         if len(request.body) > self._limits.body_bytes:
             raise self._too_long()
+        if self._bodies.count > self._bodies.limit:
+            raise Refused(self._bodies.refusal())
 
     def on_message_complete(self) -> None:
         request = self.request
@@ -208,6 +224,8 @@ class RequestReader:
             raise refused("URL: not a path. Send the path alone, without scheme and host.")
         if request.content_length > self._limits.body_bytes:
             raise self._too_long()
+        if 0 < request.content_length > self._bodies.limit - self._bodies.count:
+            raise Refused(self._bodies.refusal())
         if request.content_encoding:
             shown = request.content_encoding[:32].decode("latin-1")
             message = f"Content-Encoding: {shown} is not accepted. Send the body as it is."
@@ -231,8 +249,7 @@ class RequestReader:
             raise self._too_large(f"more than {limit} bytes")
 
     def _too_long(self) -> Refused:
-        message = f"body: longer than {self._limits.body_bytes} bytes (server.limits.body_bytes). Send less."
-        return refused(message, status=413, code="body_too_large")
+        return Refused(body_too_large(self._limits.body_bytes, "server.limits.body_bytes", closes=True))
 
     def _too_large(self, words: str) -> Refused:
         return refused(f"headers: {words}. Send fewer.", status=431, code="header_too_large")

@@ -18,12 +18,16 @@ BodyKind = Literal["json", "form", "none"]
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """``name`` is the path, or its pattern where a part of it varies: a label in the metrics."""
+    """``name`` is the path, or its pattern where a part of it varies: a label in the metrics.
+
+    ``is_of_one_instance``: of several instances of a model only one knows what is asked for.
+    """
 
     name: str
     methods: tuple[bytes, ...]
     body: BodyKind = "json"
     dialect: Dialect = "openai"
+    is_of_one_instance: bool = False
 
 
 _POST = (b"POST", b"OPTIONS")
@@ -96,9 +100,11 @@ _ROUTES = {
 }
 
 _RESPONSE_ID = rb"[A-Za-z0-9_-]{1,128}"
+_RESPONSE = Route("/v1/responses/{id}", _GET, body="none", is_of_one_instance=True)
+_CANCEL = Route("/v1/responses/{id}/cancel", _POST, body="none", is_of_one_instance=True)
 _PATTERNS = (
-    (re.compile(rb"/v1/responses/%b" % _RESPONSE_ID), Route("/v1/responses/{id}", _GET, body="none")),
-    (re.compile(rb"/v1/responses/%b/cancel" % _RESPONSE_ID), Route("/v1/responses/{id}/cancel", _POST, body="none")),
+    (re.compile(rb"/v1/responses/%b" % _RESPONSE_ID), _RESPONSE),
+    (re.compile(rb"/v1/responses/%b/cancel" % _RESPONSE_ID), _CANCEL),
 )
 
 

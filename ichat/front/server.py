@@ -53,7 +53,7 @@ class Front:
         self._channel = channel
         self._traffic = Traffic()
         self._routes_number = 0
-        self._table = RoutingTable(timeouts, self._send)
+        self._table = RoutingTable(timeouts, self._send, start.processes)
         self._keyring = Keyring(start.api_keys)
         limits = cast("Limits", self._live_limits)
         self._reception = Reception(limits, timeouts, self._keyring, self._table, self._traffic)
@@ -140,6 +140,7 @@ class Front:
         """Everybody has these very objects. A head that was judged by the old ones is judged again."""
         self._live_limits.replace(share_of_limits(message.limits, self._processes))
         self._live_timeouts.replace(message.timeouts)
+        self._reception.bodies.configure()
         self._keyring.replace(message.api_keys)
         self._reception.known.forget()
         self._reception.connection_limit = _affordable(self._live_limits.connections, self._processes)
@@ -151,7 +152,7 @@ class Front:
     def _render(self) -> str:
         self._traffic.connections = len(self._reception.clients)
         loads: dict[tuple[str, str], int] = {}
-        for worker in self._table.all_workers:
+        for worker in self._table.workers:
             name = worker.instance.name
             key = (metrics_text.model_of(name), name)
             loads[key] = loads.get(key, 0) + worker.in_flight
@@ -174,6 +175,7 @@ class Front:
             now = time.monotonic()
             for client in [client for client in self._reception.clients if client.deadline <= now]:
                 client.expire()
+            self._table.dismiss()
             self._tell_load()
             self._traffic.refill_retries()
             if self._certificate is not None:

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 _BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
-#: What is spent on retries: a tenth of the requests, and a few more when there is little traffic.
+#: What is spent on retries: a tenth of the requests, and at one time as many more as are in flight, or a few.
 _RETRY_SHARE = 0.1
-_RETRY_FLOOR = 10.0
+_RETRY_FLOOR = 10
 
 
 class ModelTraffic:
@@ -99,7 +99,7 @@ class Traffic:
 
     __slots__ = (
         "_requests_seen",
-        "_retry_tokens",
+        "_retry_debt",
         "_routes",
         "_timings",
         "connections",
@@ -125,7 +125,7 @@ class Traffic:
         self.requests = self.in_flight = self.connections = 0
         self.lost = self.left = 0
         self._requests_seen = 0
-        self._retry_tokens = _RETRY_FLOOR
+        self._retry_debt = 0.0
 
     # ---- on the path of a request -------------------------------------------------------------------------
 
@@ -179,15 +179,16 @@ class Traffic:
     # ---- retries ------------------------------------------------------------------------------------------
 
     def refill_retries(self) -> None:
-        """Called by the sweep: the requests since the last one pay for the retries until the next."""
+        """Called by the sweep: a tenth of the requests since the last one pays for retries."""
         earned = (self.requests - self._requests_seen) * _RETRY_SHARE
         self._requests_seen = self.requests
-        self._retry_tokens = min(self._retry_tokens + earned, max(_RETRY_FLOOR, earned))
+        self._retry_debt = max(0.0, self._retry_debt - earned)
 
-    def spend_retry(self, model: str = "") -> bool:
-        if self._retry_tokens < 1:
+    def spend_retry(self, model: str, *, is_free: bool = False) -> bool:
+        # A worker that ends takes with it what it has, at most all that is in flight.
+        if not is_free and self._retry_debt + 1 > max(_RETRY_FLOOR, self.in_flight):
             return False
-        self._retry_tokens -= 1
+        self._retry_debt += not is_free
         self.model(model).retries += 1
         return True
 

@@ -16,12 +16,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ichat.config.schema import Timeouts
+    from ichat.front.request import Request
 
 _log = logging.getLogger(__name__)
 
 #: After the first failure, doubled by each further one: recovered, it is used again within a second.
-_FIRST_REST_S = 0.125
-_LONGEST_REST_S = 1.0
+_FIRST_REST_S = 0.1
+_LONGEST_REST_S = 0.8
 _BACKLOG_RETRY_S = 0.005
 #: A worker's death fails all of its requests at once: one message tells it.
 _FAULTS_APART_S = 0.1
@@ -32,35 +33,42 @@ _KNOWN_HEADS = 32
 class Worker:
     """Takes requests until it is retired; hands out connections, the most recently used one first.
 
-    A retired worker keeps the connections that carry a request. ``end`` is for one that is known to be dead.
+    A retired worker keeps the connections that carry a request; the launcher is told when the last of these has
+    ended. ``end`` is for one that is known to be dead. ``failures`` are those since its last success; ``probe`` is
+    the request that was sent to find out whether they go on. ``prompts`` are those that it was the first to get.
     """
 
     __slots__ = (
         "_connecting",
-        "_failures",
         "_idle",
         "_open",
         "_report",
         "_reported_at",
         "_timeouts",
+        "failures",
         "heads",
         "in_flight",
         "instance",
+        "is_dead",
         "is_retired",
+        "probe",
+        "prompts",
         "rests_until",
         "served",
     )
 
     def __init__(
-        self, instance: messages.Instance, timeouts: Timeouts, report: Callable[[messages.WorkerFault], None]
+        self, instance: messages.Instance, timeouts: Timeouts, report: Callable[[messages.Message], None]
     ) -> None:
         self.instance, self._timeouts, self._report = instance, timeouts, report
         self.heads: KnownHeads[ResponseHead] = KnownHeads(_KNOWN_HEADS)
         self.in_flight = 0
         self.served = 0
-        self.is_retired = False
+        self.prompts = 0
+        self.is_retired = self.is_dead = False
         self.rests_until = 0.0
-        self._failures = 0  # since the last success
+        self.failures = 0
+        self.probe: Request | None = None
         self._reported_at = 0.0
         self._idle: list[WorkerConnection] = []
         self._open: set[WorkerConnection] = set()
@@ -91,7 +99,7 @@ class Worker:
             receiver.connection_failed(None)
             return
         except asyncio.CancelledError:
-            if not self.is_retired:
+            if not self.is_dead:
                 raise
             receiver.connection_failed(None)  # end(): who waits for this connection must not wait for ever
             return
@@ -132,30 +140,53 @@ class Worker:
 
     def retire(self) -> None:
         """Send it nothing more; what it is busy with goes on."""
+        if self.is_retired:
+            return
         self.is_retired = True
-        while self._idle:
-            self._idle.pop().close()
+        self._close_idle()
+        if not self.in_flight:
+            self.drained()
+
+    def drained(self) -> None:
+        """It is retired, and its last request has ended."""
+        if not self.is_dead:
+            self._report(messages.WorkerDrained(self.instance.name, self.instance.incarnation))
 
     def end(self) -> None:
         """It is dead: end what still waits for it, though its connections look alive."""
-        self.retire()
+        self.is_retired = self.is_dead = True
+        self._close_idle()
         for task in self._connecting:
             task.cancel()
         for connection in list(self._open):
             connection.abort()
 
+    def _close_idle(self) -> None:
+        while self._idle:
+            self._idle.pop().close()
+
     # ---- its record ---------------------------------------------------------------------------------------
 
-    def note_success(self) -> None:
-        self.served += 1
-        self._failures = 0
+    def forgive(self) -> None:
+        """It has answered: it is as good as any other again."""
+        self.failures = 0
+        self.rests_until = 0.0
+        self.probe = None
+
+    def begin_probe(self, request: Request, now: float) -> None:
+        """This request finds out whether it still fails; until that is known, or another rest is over, no other."""
+        self.probe = request
+        self.rests_until = now + self._rest_s
+
+    @property
+    def _rest_s(self) -> float:
+        return float(min(_FIRST_REST_S * 2 ** min(self.failures, 8), _LONGEST_REST_S))
 
     def note_failure(self, words: str, *, is_lost: bool = False) -> None:
         """Let it rest a moment, where others can serve; tell the launcher if it seems gone."""
         now = time.monotonic()
-        rest_s = min(_FIRST_REST_S * 2 ** min(self._failures, 8), _LONGEST_REST_S)
-        self._failures += 1
-        self.rests_until = now + rest_s
+        self.rests_until = now + self._rest_s
+        self.failures += 1
         _log.debug("%s", words)
         if is_lost and not self.is_retired and now - self._reported_at >= _FAULTS_APART_S:
             self._reported_at = now

@@ -201,7 +201,8 @@ async def test_a_worker_under_suspicion_keeps_its_requests_and_gets_no_new_ones(
         client = await front.connect()
         await client.send(request())
         await until(lambda: len(worker.seen) == 1)
-        front.routes(state="starting", words="waiting for: an answer")
+        suspect = messages.Instance("demo/0", "a", worker.path)
+        front.routes(state="starting", words="waiting for: an answer", others=(suspect,))
         await front.settle()
         assert (await front.ask(request())).status == 503
         gate.set()

@@ -34,14 +34,20 @@ class FrontUnderTest:
         words: str = "",
         incarnations: tuple[str, ...] = (),
         since: float = 0.0,
+        hold_s: float = 0.0,
+        limits: dict[str, int | None] | None = None,
+        others: tuple[messages.Instance, ...] = (),
     ) -> None:
         names = incarnations or tuple("a" for _ in workers)
         instances = [
             messages.Instance(f"demo/{number}", incarnation, worker.path)
             for number, (worker, incarnation) in enumerate(zip(workers, names, strict=True))
         ]
-        model = messages.RouteModel("demo", ["demo"], "fake", state, words, since or time.time(), instances)
-        self.launcher.send(messages.Routes([model], was_ready=state == "ready"))
+        since = since or time.time()
+        model = messages.RouteModel(
+            "demo", ["demo"], "fake", state, words, since, instances, hold_s, None, limits or {}
+        )
+        self.launcher.send(messages.Routes([model], was_ready=state == "ready", others=list(others)))
 
     async def tell(self, message: messages.Message) -> None:
         self.launcher.send(message)

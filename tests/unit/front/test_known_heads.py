@@ -5,7 +5,8 @@ import time
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ichat.config.schema import Limits
+from ichat.config.schema import Limits, Timeouts
+from ichat.front.held_bodies import HeldBodies
 from ichat.front.known_heads import KnownHeads, take_apart
 from ichat.front.request import Request
 from ichat.front.request_reader import RequestReader
@@ -21,7 +22,7 @@ def judge(request: Request) -> None:
 
 
 def reader(known: KnownHeads[Request]) -> RequestReader:
-    return RequestReader(Limits(), judge, known, lambda: None)
+    return RequestReader(Limits(), judge, known, lambda: None, HeldBodies(Limits(), Timeouts(), 1))
 
 
 def told(reader: RequestReader, data: bytes) -> list[object]:

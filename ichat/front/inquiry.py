@@ -1,0 +1,55 @@
+"""From a whole request to the model that is asked: what it names, whether it is served, whether it asks too much."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ichat.front import caps, model_name
+from ichat.front.errors import Failure, invalid_body
+from ichat.front.json_search import BodyError
+
+if TYPE_CHECKING:
+    from ichat.front.model import Model
+    from ichat.front.request import Request
+    from ichat.front.routing import RoutingTable
+
+
+class Inquiry:
+    """Into a long body: a slice at each step, so that the loop can do other things in between."""
+
+    __slots__ = ("_request", "_search", "_table")
+
+    def __init__(self, request: Request, table: RoutingTable, search: model_name.Search) -> None:
+        self._request, self._table, self._search = request, table, search
+
+    def step(self) -> Model | Failure | None:
+        """None: not known yet."""
+        search = self._search
+        try:
+            if not search.step():
+                return None
+        except BodyError as error:
+            return invalid_body(str(error))
+        return _judged(self._request, self._table, search.name, search.fields)
+
+
+def inquire(request: Request, table: RoutingTable) -> Model | Failure | Inquiry:
+    """At once, where the body is short."""
+    try:
+        found = model_name.search(request, caps.KEYS if table.has_field_caps else ())
+    except BodyError as error:
+        return invalid_body(str(error))
+    if type(found) is dict:
+        if (model := table.by_name.get(found.get("model", ""))) is not None and model.caps is None:
+            return model  # nearly always
+        return _judged(request, table, found.get("model"), found.items())
+    return _judged(request, table, None, ()) if found is None else Inquiry(request, table, found)  # type: ignore[arg-type]
+
+
+def _judged(request: Request, table: RoutingTable, name: str | None, fields: caps.Fields) -> Model | Failure:
+    if name is None:
+        name = model_name.outside(request)
+    model = table.find(name)
+    if isinstance(model, Failure) or model.caps is None:
+        return model
+    return model.caps.objection(request.body, fields) or model
