@@ -165,6 +165,8 @@ class _Launcher:
             self._admin = AdminPort(self._ports.admin, token.get_secret_value(), self._control, settings.timeouts)
         port = self._ports.public[0].getsockname()[1]
         self._registration = registration_for(settings, self._board, port, secrets.token_hex(8))
+        if self._registration is not None:
+            self._reloader.on_settings.append(self._registration.take)
 
     def _start_front(self, number: int, name: str) -> FrontProcess:
         sockets = listeners.of_process(self._ports.public, number, self._settings.front.processes)

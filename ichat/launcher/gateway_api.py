@@ -42,7 +42,7 @@ class GatewayApi:
         if gateway.address is None:
             raise ValueError("gateway.address is not set")
         self._url = gateway.address.rstrip("/")
-        self._limit_s = limit_s
+        self.limit_s = limit_s
         self._key = gateway.api_key
 
     @property
@@ -73,10 +73,23 @@ class GatewayApi:
         parts = urlsplit(self._url)
         port = parts.port or {"https": 443}.get(parts.scheme, 80)
         try:
-            async with asyncio.timeout(self._limit_s):
+            async with asyncio.timeout(self.limit_s):
                 return await _aside(lambda: _address_towards(parts.hostname or "", port))
         except (OSError, TimeoutError) as error:
             raise GatewayError("away", f"cannot be found ({error or 'no answer in time'})") from None
+
+    async def is_green(self, url: str) -> bool:
+        """Whether our own front says that it is ready; its certificate is for other names than the one we use."""
+        import aiohttp
+
+        try:
+            async with (
+                aiohttp.ClientSession(trust_env=False, timeout=aiohttp.ClientTimeout(total=self.limit_s)) as session,
+                session.get(f"{url}/health", ssl=False, allow_redirects=False) as answer,
+            ):
+                return answer.status == 200
+        except (TimeoutError, aiohttp.ClientError, OSError, ValueError):
+            return False
 
     # ---- one call ---------------------------------------------------------------------------------------------
 
@@ -92,7 +105,7 @@ class GatewayApi:
             # No proxy of the environment, which is meant for others.
             trust_env=False,
             auto_decompress=False,
-            timeout=aiohttp.ClientTimeout(total=self._limit_s),
+            timeout=aiohttp.ClientTimeout(total=self.limit_s),
             connector=aiohttp.TCPConnector(force_close=True, resolver=_resolver()),
             cookie_jar=aiohttp.DummyCookieJar(),
         )
@@ -103,7 +116,7 @@ class GatewayApi:
             ):
                 return _understood(answer, await _content(answer), also)
         except TimeoutError:
-            raise GatewayError("away", f"has not answered within {self._limit_s:g} s") from None
+            raise GatewayError("away", f"has not answered within {self.limit_s:g} s") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise GatewayError("away", f"does not answer ({_short(str(error) or type(error).__name__)})") from None
 
