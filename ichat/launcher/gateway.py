@@ -34,10 +34,8 @@ class Board(Protocol):
 class Workers(Protocol):
     """What is asked of the gateway: see GatewayApi. Each may raise GatewayError."""
 
+    name: str  # its address
     limit_s: float
-
-    @property
-    def name(self) -> str: ...
 
     async def workers(self) -> list[Listed]: ...
 

@@ -11,7 +11,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from ichat.config.schema import Gateway
 from ichat.launcher.announcement import Listed
@@ -41,15 +41,9 @@ class GatewayApi:
     def __init__(self, gateway: Gateway, limit_s: float) -> None:
         if gateway.address is None:
             raise ValueError("gateway.address is not set")
-        self._url = gateway.address.rstrip("/")
+        self.name = gateway.address.rstrip("/")
         self.limit_s = limit_s
         self._key = gateway.api_key
-
-    @property
-    def name(self) -> str:
-        """Its address without a password, to be shown."""
-        parts = urlsplit(self._url)
-        return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
     async def workers(self) -> list[Listed]:
         answer = await self._call("GET", "/workers")
@@ -70,7 +64,7 @@ class GatewayApi:
 
     async def local_address(self) -> str:
         """The address of this machine that a connection to the gateway would come from. Nothing is sent."""
-        parts = urlsplit(self._url)
+        parts = urlsplit(self.name)
         port = parts.port or {"https": 443}.get(parts.scheme, 80)
         try:
             async with asyncio.timeout(self.limit_s):
@@ -112,7 +106,7 @@ class GatewayApi:
         try:
             async with (
                 session,
-                session.request(method, self._url + path, json=body, headers=headers, allow_redirects=False) as answer,
+                session.request(method, self.name + path, json=body, headers=headers, allow_redirects=False) as answer,
             ):
                 return _understood(answer, await _content(answer), also)
         except TimeoutError:

@@ -15,7 +15,7 @@ import yaml
 
 from tests.gateway.load import Load
 from tests.gateway.router import Router, free_port
-from tests.launcher_process import Launcher, ask
+from tests.launcher_process import ROOT, Launcher, ask
 
 pytestmark = [pytest.mark.peer, pytest.mark.timeout(180)]
 
@@ -105,7 +105,7 @@ def test_every_model_of_a_container_is_reached_by_each_of_its_names(router: Rout
 
 
 def test_what_a_reload_changes_is_known_to_the_router_and_loses_no_request(router: Router) -> None:
-    with container(router, models={"other": fake()}) as it:
+    with container(router, models={"demo": fake(), "other": fake()}) as it:
         router.wait_for(lambda: len(router.workers()) == 2, SOON_S)
         with Load(router.port) as load:
             reload(it, {"demo": fake(aliases=["new-name"]), "third": fake()})
@@ -266,9 +266,40 @@ def test_the_key_of_a_client_passes_through_the_router_to_us(router: Router) -> 
         assert ask_demo(router, key="another") == 401
 
 
+# ---- what docs/gateway.md and the compose file say of smg -----------------------------------------------------
+
+
+def test_smg_starts_with_the_flags_of_the_compose_file() -> None:
+    compose = yaml.safe_load((ROOT / "deploy" / "gateway" / "docker-compose.yml").read_text())
+    command = [re.sub(r"\$\{GATEWAY_KEY:\?[^}]*\}", "a-key", one) for one in compose["services"]["router"]["command"]]
+    flags = [one for one in command if not one.startswith(("--host=", "--port=", "--policy="))]
+    assert "1:ichat:admin:a-key" in flags
+    with Router(*flags, key="a-key") as router, container(router, gateway={"api_key": "a-key"}) as it:
+        router.wait_for(lambda: it.port in router.ready(), SOON_S)
+        assert ask_demo(router) == 200
+
+
+def test_the_page_says_which_routes_pass(router: Router) -> None:
+    page = (ROOT / "docs" / "gateway.md").read_text()
+    rows = {name: re.findall(r"(/[\w./]+)", row) for name, row in re.findall(r"^\| (pass|404) \| (.*) \|$", page, re.M)}
+    assert len(rows["pass"]) >= 10
+    assert len(rows["404"]) >= 10
+    with container(router) as it:
+        router.wait_for(lambda: it.port in router.ready(), SOON_S)
+        for path in rows["pass"]:
+            assert not is_refused_by_smg(router, path), path
+        for path in rows["404"]:
+            assert is_refused_by_smg(router, path), path
+
+
+def is_refused_by_smg(router: Router, path: str) -> bool:
+    """As a path that it does not have, by whatever method."""
+    answers = [router.call(method, path, {} if method == "POST" else None) for method in ("GET", "POST")]
+    return all("unknown_url" in json.dumps(answer) for _, answer in answers)
+
+
 def reload(launcher: Launcher, models: dict[str, Any]) -> None:
-    path = launcher.home / "configs.yaml"
-    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "models": models}))
+    launcher.configure(models=models)
     launcher.process.send_signal(signal.SIGHUP)
 
 

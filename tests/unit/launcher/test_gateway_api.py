@@ -241,11 +241,6 @@ async def test_the_proxies_of_the_environment_are_for_others(
     assert len(gateway.requests) == 1
 
 
-async def test_a_password_in_the_address_is_not_shown() -> None:
-    api = GatewayApi(Gateway(address="http://user:pass@router:30000"), 5)
-    assert api.name == "http://router:30000"
-
-
 # ---- where we are ---------------------------------------------------------------------------------------------
 
 
