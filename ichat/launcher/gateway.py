@@ -50,10 +50,8 @@ class Workers(Protocol):
     async def is_green(self, url: str) -> bool: ...
 
 
-def registration_for(settings: Settings, board: Board, port: int, incarnation: str) -> Registration | None:
-    """None: there is no gateway. ``port`` is the one that was bound; ``incarnation`` is no other container's, ever."""
-    if settings.gateway.address is None:
-        return None
+def registration_for(settings: Settings, board: Board, port: int, incarnation: str) -> Registration:
+    """``port`` is the one that was bound; ``incarnation`` is no other container's, ever."""
     api = GatewayApi(settings.gateway, settings.timeouts.gateway_limit_s)
     scheme = "http" if settings.server.tls_cert_file is None else "https"
     address = PublicAddress(settings.server.host, port, scheme, settings.gateway.advertise)
@@ -77,7 +75,7 @@ class Registration:
         self, api: Workers, board: Board, address: PublicAddress, incarnation: str, timeouts: Timeouts
     ) -> None:
         self._api, self._board, self._timeouts = api, board, timeouts
-        self._address, self._incarnation = address, incarnation
+        self.address, self._incarnation = address, incarnation
         self._url = address.advertise
         self._spellings: dict[str, int] = {}  # of each model's URL
         self._kept: set[str] = set()  # models that are announced as things are
@@ -204,7 +202,7 @@ class Registration:
 
     async def _base_url(self) -> str:
         if self._url is None:
-            address = self._address
+            address = self.address
             self._url = address.seen_from(await self._api.local_address() if address.is_wildcard else address.host)
         return self._url
 
@@ -219,7 +217,7 @@ class Registration:
 
         The board is green a moment before the front is.
         """
-        is_green = self._board.health()[0] and await self._api.is_green(self._address.from_here)
+        is_green = self._board.health()[0] and await self._api.is_green(self.address.from_here)
         if not is_green:
             self._story.not_green()
         return is_green

@@ -487,6 +487,13 @@ async def test_whoever_was_never_announced_leaves_without_a_word_to_the_gateway(
     assert len(bench.gateway.calls) == before
 
 
-async def test_without_a_gateway_there_is_no_registration() -> None:
-    model = {"name": "qwen", "model_path": "x"}
-    assert registration_for(Settings.model_validate({"models": [model]}), FakeBoard(), 8000, ME) is None
+async def test_where_we_are_is_taken_from_the_settings_and_the_port_that_was_bound() -> None:
+    settings = Settings.model_validate(
+        {
+            "models": [{"name": "qwen", "model_path": "x"}],
+            "server": {"host": "::1", "port": 0, "tls_cert_file": "cert.pem", "tls_key_file": "key.pem"},
+            "gateway": {"address": "http://127.0.0.1:9"},
+        }
+    )
+    registration = registration_for(settings, FakeBoard(), 8443, ME)
+    assert registration.address.from_here == "https://[::1]:8443"
