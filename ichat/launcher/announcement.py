@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
@@ -12,6 +12,8 @@ from ichat.ipc.messages import RouteModel
 #: Its value is that of the container's present life: no other has it, whatever address it has.
 INCARNATION = "ichat.incarnation"
 _PORTS = {"http": 80, "https": 443}
+#: By wildcard. Nothing is bound here, only compared with.
+_LOOPBACK = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 #: smg's words for what a worker runs.
 _RUNTIMES = {"vllm": "vllm", "sglang": "sglang"}
 
@@ -32,7 +34,7 @@ class Announcement:
             "names": ",".join(model.served_names),
             "backend": model.backend,
             "max_model_len": model.max_model_len,
-            **model.limits,
+            **{f"limit_{name}": limit for name, limit in model.limits.items()},
         }
         labels = {f"ichat.{name}": str(value) for name, value in facts.items() if value is not None}
         names = tuple(model.served_names)
@@ -105,6 +107,9 @@ def next_steps(
 
     A draining worker is never replaced: smg takes the new one, says it is ready, and drops it when the drain of the
     old one is over. Nor can it be registered anew before: its address is refused until then.
+
+    A URL that is not wanted any more while others are is lent to the first model: a removal takes along all that lead
+    to the same address, however they are spelled.
     """
     at = {one.url: one for one in listed}
     strangers = [one.url for one in at.values() if one.incarnation not in (None, incarnation)]
@@ -114,7 +119,13 @@ def next_steps(
     wishes = {one.url: one for one in wanted}
     for url, wish in wishes.items():
         _keep(steps, wish, at.get(url))
-    steps.remove += [one.id for url, one in at.items() if url not in wishes and one.is_chosen]
+    spare = [one for url, one in at.items() if url not in wishes and one.is_chosen]
+    if wishes:
+        first = next(iter(wishes.values()))
+        for one in spare:
+            _keep(steps, replace(first, url=one.url), one)
+    else:
+        steps.remove += [one.id for one in spare]
     return steps
 
 
@@ -130,6 +141,27 @@ def _keep(steps: Steps, wish: Announcement, there: Listed | None) -> None:
 
 
 # ---- addresses ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PublicAddress:
+    """Where the front listens. A wildcard host says only that it is reached at whatever address this machine has."""
+
+    host: str
+    port: int
+    scheme: str = "http"
+    advertise: str | None = None  # what the configuration says instead of all that
+
+    def seen_from(self, host: str) -> str:
+        return f"{self.scheme}://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+    @property
+    def is_wildcard(self) -> bool:
+        return self.host in _LOOPBACK
+
+    @property
+    def from_here(self) -> str:
+        return self.seen_from(_LOOPBACK.get(self.host, self.host))
 
 
 def spelled(url: str, number: int) -> str:

@@ -9,7 +9,7 @@ import secrets
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ichat.config.resolve import Resolved
 from ichat.config.schema import Admin, Model, Server
@@ -23,7 +23,6 @@ from ichat.launcher.devices import visible_gpus
 from ichat.launcher.fleet import Fleet
 from ichat.launcher.front import FrontProcess
 from ichat.launcher.fronts import Fronts, Together
-from ichat.launcher.gateway import registration_for
 from ichat.launcher.greeting import Greeting
 from ichat.launcher.health import Probes
 from ichat.launcher.orders import orders_of
@@ -37,6 +36,9 @@ from ichat.launcher.supervisor import Supervisor
 from ichat.launcher.watch import Watch
 from ichat.launcher.workers import Ground, Worker
 from ichat.observe.logs import LineWriter
+
+if TYPE_CHECKING:
+    from ichat.launcher.gateway import Registration
 
 log = logging.getLogger(__name__)
 
@@ -164,7 +166,12 @@ class _Launcher:
         if (token := settings.admin.token) is not None:
             self._admin = AdminPort(self._ports.admin, token.get_secret_value(), self._control, settings.timeouts)
         port = self._ports.public[0].getsockname()[1]
-        self._registration = registration_for(settings, self._board, port, secrets.token_hex(8))
+        self._registration: Registration | None = None
+        if settings.gateway.address is not None:
+            from ichat.launcher.gateway import registration_for  # only who has a gateway pays for it
+
+            self._registration = registration_for(settings, self._board, port, secrets.token_hex(8))
+            self._reloader.on_settings.append(self._registration.take)
 
     def _start_front(self, number: int, name: str) -> FrontProcess:
         sockets = listeners.of_process(self._ports.public, number, self._settings.front.processes)

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ichat.config.schema import Settings, Timeouts
 from ichat.ipc.messages import RouteModel, Routes
-from ichat.launcher.announcement import Announcement, Listed, Steps, lead_to, next_steps, spelled
+from ichat.launcher.announcement import Announcement, Listed, PublicAddress, Steps, lead_to, next_steps, spelled
 from ichat.launcher.gateway_api import GatewayApi, GatewayError
-
-log = logging.getLogger(__name__)
+from ichat.launcher.gateway_story import Story
 
 #: The first look whether the gateway has done what it was asked; each further one after twice as long.
 _FIRST_LOOK_S = 0.05
 #: A worker that was asked for is listed by then, or will not be soon.
 _LISTED_AFTER_S = 1.0
-_WILDCARDS = ("", "0.0.0.0", "::")  # noqa: S104  compared with, not bound
 
 
 class Board(Protocol):
@@ -38,8 +34,8 @@ class Board(Protocol):
 class Workers(Protocol):
     """What is asked of the gateway: see GatewayApi. Each may raise GatewayError."""
 
-    @property
-    def name(self) -> str: ...
+    name: str  # its address
+    limit_s: float
 
     async def workers(self) -> list[Listed]: ...
 
@@ -51,21 +47,11 @@ class Workers(Protocol):
 
     async def local_address(self) -> str: ...
 
-
-@dataclass(frozen=True)
-class PublicAddress:
-    """Where the front listens. A wildcard host says only that it is reached at whatever address this machine has."""
-
-    host: str
-    port: int
-    scheme: str = "http"
-    advertise: str | None = None  # what the configuration says instead of all that
+    async def is_green(self, url: str) -> bool: ...
 
 
-def registration_for(settings: Settings, board: Board, port: int, incarnation: str) -> Registration | None:
-    """None: there is no gateway. ``port`` is the one that was bound; ``incarnation`` is no other container's, ever."""
-    if settings.gateway.address is None:
-        return None
+def registration_for(settings: Settings, board: Board, port: int, incarnation: str) -> Registration:
+    """``port`` is the one that was bound; ``incarnation`` is no other container's, ever."""
     api = GatewayApi(settings.gateway, settings.timeouts.gateway_limit_s)
     scheme = "http" if settings.server.tls_cert_file is None else "https"
     address = PublicAddress(settings.server.host, port, scheme, settings.gateway.advertise)
@@ -79,8 +65,8 @@ class Registration:
     2. As soon as the whole is ready every model is announced, and looked for in the gateway's list until it is there.
     3. Every ``gateway_every_s`` the list is asked for again: a gateway that has forgotten us is told anew, one that
        lists something else (names have changed, an old life) is corrected.
-    4. A model that is not ready for longer than ``gateway_every_s`` is withdrawn, and announced anew with readiness.
-       One that a reload holds requests for stays.
+    4. When no model has been ready for ``gateway_every_s`` all are withdrawn, and announced anew with readiness.
+       Requests that a reload holds count as answered.
 
     Whatever the gateway does costs a warning when it begins and a line when it is over, and nothing else.
     """
@@ -89,18 +75,17 @@ class Registration:
         self, api: Workers, board: Board, address: PublicAddress, incarnation: str, timeouts: Timeouts
     ) -> None:
         self._api, self._board, self._timeouts = api, board, timeouts
-        self._address, self._incarnation = address, incarnation
+        self.address, self._incarnation = address, incarnation
         self._url = address.advertise
         self._spellings: dict[str, int] = {}  # of each model's URL
         self._kept: set[str] = set()  # models that are announced as things are
-        self._red_since: dict[str, float] = {}
+        self._red_since: float | None = None  # no model is answered since then
         self._confirmed: set[str] = set()  # URLs at which the gateway has listed us
         self._is_clean = False  # nothing is wanted and nothing listed
         self._created_at = -math.inf
-        self._unsettled_since: float | None = None
         self._looks = 0
         self._is_troubled = False
-        self._told = ""
+        self._story = Story(api.name)
         self._seen: object = None
         self._news = asyncio.Event()
         self._keeping: asyncio.Task[None] | None = None
@@ -110,6 +95,10 @@ class Registration:
         """From now on, until ``withdraw()``. A bug in here ends it with an error in the log, and nothing else."""
         self._keeping = asyncio.create_task(self._keep(), name="gateway registration")
         self._keeping.add_done_callback(self._tell_bug)
+
+    def take(self, settings: Settings) -> None:
+        """Of what a reload has changed the waits hold from now on; another gateway takes a restart."""
+        self._timeouts, self._api.limit_s = settings.timeouts, settings.timeouts.gateway_limit_s
 
     async def withdraw(self, limit_s: float) -> None:
         """Returns when the gateway has stopped choosing us, after ``limit_s`` at the latest. Never raises."""
@@ -129,11 +118,10 @@ class Registration:
                         trouble = error
                         await asyncio.sleep(_FIRST_LOOK_S * 2)
                     else:
-                        log.info("gateway %s: withdrawn", self._api.name)
+                        self._story.withdrawn()
                         return
         except TimeoutError:
-            why = trouble or f"has not done it within {limit_s:g} s"
-            log.warning("gateway %s: could not withdraw (%s); draining anyway", self._api.name, why)
+            self._story.not_withdrawn(trouble or f"has not done it within {limit_s:g} s")
 
     async def _leave(self) -> None:
         loop = asyncio.get_running_loop()
@@ -168,14 +156,16 @@ class Registration:
         try:
             announcements = await self._announcements(wanted)
             steps = next_steps(announcements, await self._listed(), self._incarnation, self._confirmed)
+            if (steps.create or steps.replace) and not await self._is_green():
+                return self._next_look_s()
             await self._take(steps)
         except GatewayError as error:
-            self._tell(error.kind, logging.WARNING, f"{error}; serving goes on, trying again")
+            self._story.trouble(error)
             self._is_troubled = True
             return self._next_look_s()
         if self._is_troubled:
             self._is_troubled, self._looks = False, 0
-        self._judge(steps, announcements)
+        self._tell(steps, announcements)
         if not steps.is_settled:
             return self._next_look_s()
         self._looks = 0
@@ -183,20 +173,20 @@ class Registration:
 
     def _wanted(self) -> list[RouteModel]:
         """The models that should be listed now."""
-        is_green, now = self._board.health()[0], asyncio.get_running_loop().time()
-        wanted = []
-        for model in self._board.routes().models:
-            if _is_answered(model):
-                self._red_since.pop(model.name, None)
-                is_wanted = is_green or model.name in self._kept
-            else:
-                red_s = now - self._red_since.setdefault(model.name, now)
-                is_wanted = model.name in self._kept and red_s < self._timeouts.gateway_every_s
-            if is_wanted:
-                wanted.append(model)
+        is_green, models = self._board.health()[0], self._board.routes().models
+        if any(_is_answered(model) for model in models):
+            self._red_since = None
+        elif self._red_since is None:
+            self._red_since = asyncio.get_running_loop().time()
+        if self._red_since is not None and self._red_s() >= self._timeouts.gateway_every_s:
+            self._kept.clear()
+        wanted = [one for one in models if one.name in self._kept or (is_green and _is_answered(one))]
         self._kept = {model.name for model in wanted}
         self._is_clean = self._is_clean and not wanted
         return wanted
+
+    def _red_s(self) -> float:
+        return asyncio.get_running_loop().time() - (self._red_since or 0.0)
 
     async def _announcements(self, wanted: list[RouteModel]) -> list[Announcement]:
         """Each at a URL of its own, which it keeps as long as it is wanted."""
@@ -212,11 +202,8 @@ class Registration:
 
     async def _base_url(self) -> str:
         if self._url is None:
-            host = self._address.host
-            if host in _WILDCARDS:
-                host = await self._api.local_address()
-            shown = f"[{host}]" if ":" in host else host
-            self._url = f"{self._address.scheme}://{shown}:{self._address.port}"
+            address = self.address
+            self._url = address.seen_from(await self._api.local_address() if address.is_wildcard else address.host)
         return self._url
 
     async def _listed(self) -> list[Listed]:
@@ -224,6 +211,16 @@ class Registration:
         listed = lead_to(await self._base_url(), await self._api.workers())
         self._confirmed |= {one.url for one in listed if one.incarnation == self._incarnation}
         return listed
+
+    async def _is_green(self) -> bool:
+        """As the gateway will see it: smg asks for /health first, and whom it finds red it asks again after 30 s.
+
+        The board is green a moment before the front is.
+        """
+        is_green = self._board.health()[0] and await self._api.is_green(self.address.from_here)
+        if not is_green:
+            self._story.not_green()
+        return is_green
 
     async def _take(self, steps: Steps) -> None:
         """All of them, even if one is refused: the first refusal is told."""
@@ -252,44 +249,18 @@ class Registration:
             self._seen, self._looks = seen, 0
             self._news.set()
 
-    # ---- words ------------------------------------------------------------------------------------------------
-
-    def _judge(self, steps: Steps, announcements: list[Announcement]) -> None:
-        """Tell how things stand where that has changed."""
-        now = asyncio.get_running_loop().time()
+    def _tell(self, steps: Steps, announcements: list[Announcement]) -> None:
+        url = self._url or ""
         if steps.is_settled:
-            self._unsettled_since = None
             self._is_clean = not announcements
-            names = ",".join(name for one in announcements for name in one.names)
-            if names:
-                self._tell(f"registered {names}", logging.INFO, f"registered url={self._url} models={names}")
-            elif self._confirmed:
-                self._tell("withdrawn", logging.INFO, f"withdrawn, until we are ready ({self._board.health()[1]})")
-            return
-        if self._unsettled_since is None or "draining" in steps.waiting.values():
-            self._unsettled_since = now  # a drain has its end, and is none of our business
-        if steps.taken:
-            self._tell(
-                "taken",
-                logging.WARNING,
-                f"lists another ichat at {steps.taken}, which is ours. Give each its own gateway.advertise",
-            )
-        elif announcements and now - self._unsettled_since >= self._timeouts.gateway_limit_s:
-            status = next(iter(steps.waiting.values()), "not listed")
-            self._tell(
-                "unconfirmed",
-                logging.WARNING,
-                f"does not choose us ({status}) at {self._url}. Can it reach us there? If not, set gateway.advertise",
-            )
+            self._story.settled(url, announcements, self._board.health()[1], was_listed=bool(self._confirmed))
+        else:
+            now = asyncio.get_running_loop().time()
+            self._story.unsettled(steps, url, now, self._timeouts.gateway_limit_s)
 
     def _tell_bug(self, keeping: asyncio.Task[None]) -> None:
         if not keeping.cancelled() and (error := keeping.exception()) is not None:
-            log.error("gateway %s: registration has ended by a bug; serving goes on", self._api.name, exc_info=error)
-
-    def _tell(self, what: str, level: int, words: str) -> None:
-        if what != self._told:
-            self._told = what
-            log.log(level, "gateway %s: %s", self._api.name, words)
+            self._story.bug(error)
 
 
 def _is_answered(model: RouteModel) -> bool:

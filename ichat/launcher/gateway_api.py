@@ -11,7 +11,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from ichat.config.schema import Gateway
 from ichat.launcher.announcement import Listed
@@ -41,15 +41,9 @@ class GatewayApi:
     def __init__(self, gateway: Gateway, limit_s: float) -> None:
         if gateway.address is None:
             raise ValueError("gateway.address is not set")
-        self._url = gateway.address.rstrip("/")
-        self._limit_s = limit_s
+        self.name = gateway.address.rstrip("/")
+        self.limit_s = limit_s
         self._key = gateway.api_key
-
-    @property
-    def name(self) -> str:
-        """Its address without a password, to be shown."""
-        parts = urlsplit(self._url)
-        return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
     async def workers(self) -> list[Listed]:
         answer = await self._call("GET", "/workers")
@@ -70,13 +64,26 @@ class GatewayApi:
 
     async def local_address(self) -> str:
         """The address of this machine that a connection to the gateway would come from. Nothing is sent."""
-        parts = urlsplit(self._url)
+        parts = urlsplit(self.name)
         port = parts.port or {"https": 443}.get(parts.scheme, 80)
         try:
-            async with asyncio.timeout(self._limit_s):
+            async with asyncio.timeout(self.limit_s):
                 return await _aside(lambda: _address_towards(parts.hostname or "", port))
         except (OSError, TimeoutError) as error:
             raise GatewayError("away", f"cannot be found ({error or 'no answer in time'})") from None
+
+    async def is_green(self, url: str) -> bool:
+        """Whether our own front says that it is ready; its certificate is for other names than the one we use."""
+        import aiohttp
+
+        try:
+            async with (
+                aiohttp.ClientSession(trust_env=False, timeout=aiohttp.ClientTimeout(total=self.limit_s)) as session,
+                session.get(f"{url}/health", ssl=False, allow_redirects=False) as answer,
+            ):
+                return answer.status == 200
+        except (TimeoutError, aiohttp.ClientError, OSError, ValueError):
+            return False
 
     # ---- one call ---------------------------------------------------------------------------------------------
 
@@ -92,18 +99,18 @@ class GatewayApi:
             # No proxy of the environment, which is meant for others.
             trust_env=False,
             auto_decompress=False,
-            timeout=aiohttp.ClientTimeout(total=self._limit_s),
+            timeout=aiohttp.ClientTimeout(total=self.limit_s),
             connector=aiohttp.TCPConnector(force_close=True, resolver=_resolver()),
             cookie_jar=aiohttp.DummyCookieJar(),
         )
         try:
             async with (
                 session,
-                session.request(method, self._url + path, json=body, headers=headers, allow_redirects=False) as answer,
+                session.request(method, self.name + path, json=body, headers=headers, allow_redirects=False) as answer,
             ):
                 return _understood(answer, await _content(answer), also)
         except TimeoutError:
-            raise GatewayError("away", f"has not answered within {self._limit_s:g} s") from None
+            raise GatewayError("away", f"has not answered within {self.limit_s:g} s") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise GatewayError("away", f"does not answer ({_short(str(error) or type(error).__name__)})") from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -10,10 +11,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.gateway.load import Load
 from tests.gateway.router import Router, free_port
-from tests.launcher_process import Launcher, ask
+from tests.launcher_process import ROOT, Launcher, ask
 
 pytestmark = [pytest.mark.peer, pytest.mark.timeout(180)]
 
@@ -21,6 +23,10 @@ EVERY_S = 1
 TIMEOUTS = {"linger_s": 1, "drain_s": 10, "gateway_every_s": EVERY_S, "gateway_limit_s": 2}
 #: smg has listed and confirmed us by then, on a machine that has other work.
 SOON_S = 10
+
+
+def fake(**changed: Any) -> dict[str, Any]:
+    return {"backend": "fake", "model_path": "fake/model", **changed}
 
 
 def container(router: Router, **sections: Any) -> Launcher:
@@ -83,6 +89,38 @@ def test_it_announces_names_backend_limits_and_incarnation(router: Router) -> No
         assert worker["model_id"] == "demo"
         assert worker["labels"]["ichat.backend"] == "fake"
         assert re.fullmatch(r"[0-9a-f]{16}", worker["labels"]["ichat.incarnation"])
+
+
+def test_every_model_of_a_container_is_reached_by_each_of_its_names(router: Router) -> None:
+    """smg knows one model for each URL: the second is registered at another spelling of the same one."""
+    models = {"demo": fake(aliases=["demo-latest"]), "other": fake(), "third": fake()}
+    with container(router, models=models) as it:
+        router.wait_for(lambda: len(router.workers()) == 3 and it.port in router.ready(), SOON_S)
+        answers = {name: ask_demo(router, model=name) for name in ("demo", "demo-latest", "other", "third", "fourth")}
+        assert answers == {"demo": 200, "demo-latest": 200, "other": 200, "third": 200, "fourth": 404}
+        _, listed = router.call("GET", "/v1/models")
+        assert {one["id"] for one in listed["data"]} == {"demo", "other", "third"}
+        assert it.stop() == 0
+        assert router.workers() == []
+
+
+def test_what_a_reload_changes_is_known_to_the_router_and_loses_no_request(router: Router) -> None:
+    with container(router, models={"demo": fake(), "other": fake()}) as it:
+        router.wait_for(lambda: len(router.workers()) == 2, SOON_S)
+        with Load(router.port) as load:
+            reload(it, {"demo": fake(aliases=["new-name"]), "third": fake()})
+            router.wait_for(lambda: ask_demo(router, model="new-name") == 200, 20)
+            router.wait_for(lambda: ask_demo(router, model="third") == 200, 20)
+            router.wait_for(lambda: ask_demo(router, model="other") == 404, SOON_S)
+            reload(it, {"demo": fake(engine_args={"token_s": 0.001}, rollout="surge"), "third": fake()})
+            router.wait_for(lambda: ask_demo(router, model="new-name") == 404, SOON_S)
+            assert {one["model_id"] for one in router.workers()} == {"demo", "third"}
+            it.wait_for(
+                lambda: "reload: done" in it.lines().partition("third")[2] or it.probe("/health")[0] == 200, SOON_S
+            )
+            time.sleep(0.5)
+        assert load.failed == [], f"{len(load.failed)} of {len(load.answers)}"
+        assert warnings(it) == []
 
 
 def test_a_rolling_restart_of_both_loses_no_request(router: Router) -> None:
@@ -228,7 +266,44 @@ def test_the_key_of_a_client_passes_through_the_router_to_us(router: Router) -> 
         assert ask_demo(router, key="another") == 401
 
 
-def ask_demo(where: Router | Launcher, key: str | None = None) -> int:
+# ---- what docs/gateway.md and the compose file say of smg -----------------------------------------------------
+
+
+def test_smg_starts_with_the_flags_of_the_compose_file() -> None:
+    compose = yaml.safe_load((ROOT / "deploy" / "gateway" / "docker-compose.yml").read_text())
+    command = [re.sub(r"\$\{GATEWAY_KEY:\?[^}]*\}", "a-key", one) for one in compose["services"]["router"]["command"]]
+    flags = [one for one in command if not one.startswith(("--host=", "--port=", "--policy="))]
+    assert "1:ichat:admin:a-key" in flags
+    with Router(*flags, key="a-key") as router, container(router, gateway={"api_key": "a-key"}) as it:
+        router.wait_for(lambda: it.port in router.ready(), SOON_S)
+        assert ask_demo(router) == 200
+
+
+def test_the_page_says_which_routes_pass(router: Router) -> None:
+    page = (ROOT / "docs" / "gateway.md").read_text()
+    rows = {name: re.findall(r"(/[\w./]+)", row) for name, row in re.findall(r"^\| (pass|404) \| (.*) \|$", page, re.M)}
+    assert len(rows["pass"]) >= 10
+    assert len(rows["404"]) >= 10
+    with container(router) as it:
+        router.wait_for(lambda: it.port in router.ready(), SOON_S)
+        for path in rows["pass"]:
+            assert not is_refused_by_smg(router, path), path
+        for path in rows["404"]:
+            assert is_refused_by_smg(router, path), path
+
+
+def is_refused_by_smg(router: Router, path: str) -> bool:
+    """As a path that it does not have, by whatever method."""
+    answers = [router.call(method, path, {} if method == "POST" else None) for method in ("GET", "POST")]
+    return all("unknown_url" in json.dumps(answer) for _, answer in answers)
+
+
+def reload(launcher: Launcher, models: dict[str, Any]) -> None:
+    launcher.configure(models=models)
+    launcher.process.send_signal(signal.SIGHUP)
+
+
+def ask_demo(where: Router | Launcher, key: str | None = None, model: str = "demo") -> int:
     headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
-    body = '{"model": "demo", "messages": [{"role": "user", "content": "Hi"}]}'
+    body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Hi"}]})
     return ask(where.port, "POST", "/v1/chat/completions", body, headers)[0]

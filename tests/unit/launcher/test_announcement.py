@@ -32,7 +32,7 @@ def steps(wanted: list[Announcement], at_our_address: list[Listed], confirmed: t
 
 
 def test_an_announcement_says_names_backend_limits_and_who_we_are() -> None:
-    route = model("qwen", "qwen-7b", max_model_len=4096, limits={"limit_concurrent": 8, "limit_n": None})
+    route = model("qwen", "qwen-7b", max_model_len=4096, limits={"concurrent": 8, "n": None})
     spec = Announcement.of(route, URL, ME).spec(5)
     assert spec["url"] == URL
     assert spec["runtime_type"] == "vllm"
@@ -89,12 +89,20 @@ def test_a_draining_worker_is_waited_for_and_neither_replaced_nor_registered_ove
     assert found == Steps(waiting={URL: "draining"})
 
 
-def test_what_is_not_wanted_any_more_is_removed_whoever_registered_it() -> None:
+def test_when_nothing_is_wanted_all_at_our_address_is_removed_whoever_registered_it() -> None:
     second = announced(spelled(URL, 1), "llama")
-    found = steps(
-        [announced()], [listed(announced()), listed(second), listed(announced(spelled(URL, 2)), "ready", SOMEBODY)]
-    )
-    assert found.remove == [f"id-of-{spelled(URL, 1)}", f"id-of-{spelled(URL, 2)}"]
+    found = steps([], [listed(announced()), listed(second, incarnation=SOMEBODY)])
+    assert found == Steps(remove=[f"id-of-{URL}", f"id-of-{spelled(URL, 1)}"])
+
+
+@pytest.mark.parametrize("incarnation", [ME, SOMEBODY])
+def test_a_url_that_is_not_wanted_any_more_is_lent_to_the_first_model(incarnation: str) -> None:
+    """smg's removal takes along all that lead to one address, so a single one of them is never removed."""
+    second = announced(spelled(URL, 1), "llama")
+    found = steps([announced()], [listed(announced()), listed(second, incarnation=incarnation)])
+    lent = announced(spelled(URL, 1), "qwen")
+    assert found == Steps(replace=[(f"id-of-{spelled(URL, 1)}", lent)])
+    assert steps([announced()], [listed(announced()), listed(lent)]).is_settled
 
 
 def test_what_is_not_wanted_and_draining_already_is_left_alone() -> None:

@@ -11,8 +11,8 @@ import pytest
 
 from ichat.config.schema import Settings, Timeouts
 from ichat.ipc.messages import RouteModel, Routes
-from ichat.launcher.announcement import INCARNATION, Listed
-from ichat.launcher.gateway import PublicAddress, Registration, registration_for
+from ichat.launcher.announcement import INCARNATION, Listed, PublicAddress, lead_to
+from ichat.launcher.gateway import Registration, registration_for
 from ichat.launcher.gateway_api import GatewayError
 
 pytestmark = pytest.mark.looptime
@@ -26,6 +26,7 @@ class FakeBoard:
         self.is_green = False
         self.models = dict.fromkeys(models or ("qwen",), "starting")
         self.aliases: list[str] = []
+        self.excused: set[str] = set()
         self._listeners: list[Callable[[], None]] = []
 
     def health(self) -> tuple[bool, str]:
@@ -33,7 +34,7 @@ class FakeBoard:
 
     def routes(self) -> Routes:
         models = [
-            RouteModel(name, [name, *self.aliases], "vllm", state, "", 0.0, [])  # type: ignore[arg-type]
+            RouteModel(name, [name, *self.aliases], "vllm", state, "", 0.0, [], is_excused=name in self.excused)  # type: ignore[arg-type]
             for name, state in self.models.items()
         ]
         return Routes(models, was_ready=self.is_green)
@@ -53,6 +54,7 @@ class FakeGateway:
     """smg as measured: it takes a while to list, refuses an address that it has, and drains what is removed."""
 
     name = "http://router:30000"
+    limit_s = 5.0
 
     def __init__(self) -> None:
         self.listed: dict[str, Listed] = {}
@@ -62,6 +64,8 @@ class FakeGateway:
         self.hangs_s = 0.0
         self.calls: list[tuple[float, str]] = []
         self.was_green: list[bool] = []
+        self.asked_front: list[str] = []
+        self.front_lags_until = 0.0
         self.board: FakeBoard | None = None
         self._making: set[str] = set()
         self._ids = 0
@@ -85,15 +89,21 @@ class FakeGateway:
             self.listed[worker] = Listed(worker, spec["url"], "ready", spec["labels"])
 
     async def remove(self, worker: str) -> None:
-        one = self.listed.get(worker)
-        await self._be_asked(f"remove {one.url if one else 'nothing'}")
-        if one is not None:
-            self.listed[worker] = Listed(worker, one.url, "draining", one.labels)
-            asyncio.get_running_loop().call_later(self.drains_s, self.listed.pop, worker, None)
+        """It takes along all that lead to the same address."""
+        await self._be_asked("remove")
+        if (named := self.listed.get(worker)) is not None:
+            for one in lead_to(named.url, self.listed.values()):
+                self.listed[one.id] = Listed(one.id, one.url, "draining", one.labels)
+                asyncio.get_running_loop().call_later(self.drains_s, self.listed.pop, one.id, None)
 
     async def local_address(self) -> str:
         await self._be_asked("address")
         return "10.0.0.5"
+
+    async def is_green(self, url: str) -> bool:
+        assert self.board is not None
+        self.asked_front.append(url)
+        return self.board.is_green and asyncio.get_running_loop().time() >= self.front_lags_until
 
     def _list(self, spec: dict[str, Any]) -> None:
         self._making.discard(spec["url"])
@@ -242,6 +252,28 @@ async def test_many_that_a_restarted_gateway_has_forgotten_do_not_come_back_at_t
     assert len({bench.gateway.called("create")[0] for bench in benches}) > 5
 
 
+async def test_waits_that_a_reload_changes_hold_from_then_on() -> None:
+    bench = await Bench().registered()
+    changed = {
+        "models": [{"name": "qwen", "model_path": "x"}],
+        "timeouts": {"gateway_every_s": 20, "gateway_limit_s": 1},
+    }
+    bench.registration.take(Settings.model_validate(changed))
+    await asyncio.sleep(5)
+    before = len(bench.gateway.calls)
+    await asyncio.sleep(100)
+    assert 4 <= len(bench.gateway.calls) - before <= 7
+    assert bench.gateway.limit_s == 1
+
+
+async def test_a_model_that_a_reload_holds_requests_for_stays() -> None:
+    bench = await Bench("qwen", "llama").registered()
+    bench.board.excused.add("llama")
+    bench.board.change(llama="starting")
+    await asyncio.sleep(600)
+    assert bench.gateway.called("remove") == []
+
+
 async def test_names_that_a_reload_changes_are_announced_at_once() -> None:
     bench = await Bench().registered()
     bench.board.aliases.append("qwen-7b")
@@ -251,15 +283,27 @@ async def test_names_that_a_reload_changes_are_announced_at_once() -> None:
     assert one.labels["ichat.names"] == "qwen,qwen-7b"
 
 
-async def test_a_model_that_a_reload_removes_is_withdrawn_at_once() -> None:
+async def test_a_model_that_a_reload_removes_is_out_at_once_and_takes_none_along() -> None:
     bench = await Bench("qwen", "llama").registered()
     del bench.board.models["qwen"]
     bench.board.change()
     await asyncio.sleep(0.2)
-    assert bench.gateway.urls == {"http://10.0.0.5:08000": ME}
+    assert bench.gateway.urls == {URL: ME, "http://10.0.0.5:08000": ME}
+    assert {one.labels["ichat.names"] for one in bench.gateway.listed.values()} == {"llama"}
+    assert bench.gateway.called("remove") == []
 
 
-async def test_a_model_that_is_red_for_less_than_gateway_every_s_stays() -> None:
+async def test_a_model_that_a_reload_adds_is_announced_when_it_is_ready() -> None:
+    bench = await Bench("qwen").registered()
+    bench.board.change(llama="starting")
+    await asyncio.sleep(60)
+    assert bench.gateway.urls == {URL: ME}
+    bench.board.change(llama="ready")
+    await asyncio.sleep(0.5)
+    assert bench.gateway.urls == {URL: ME, "http://10.0.0.5:08000": ME}
+
+
+async def test_what_is_red_for_less_than_gateway_every_s_stays() -> None:
     bench = await Bench().registered()
     bench.board.change(qwen="starting")
     await asyncio.sleep(4)
@@ -268,7 +312,7 @@ async def test_a_model_that_is_red_for_less_than_gateway_every_s_stays() -> None
     assert bench.gateway.called("remove") == []
 
 
-async def test_a_model_that_is_red_for_longer_is_withdrawn_and_announced_again_when_it_is_ready() -> None:
+async def test_what_is_red_for_longer_is_withdrawn_and_announced_again_when_it_is_ready() -> None:
     bench = await Bench().registered()
     bench.board.change(qwen="starting")
     await asyncio.sleep(11)
@@ -278,11 +322,28 @@ async def test_a_model_that_is_red_for_longer_is_withdrawn_and_announced_again_w
     assert bench.gateway.urls == {URL: ME}
 
 
-async def test_the_other_models_stay_while_one_is_withdrawn() -> None:
+async def test_as_long_as_one_model_is_ready_all_stay() -> None:
+    """A single one cannot be removed, nor anything be changed while the whole is red."""
     bench = await Bench("qwen", "llama").registered()
     bench.board.change(llama="failed")
     await asyncio.sleep(60)
+    assert len(bench.gateway.urls) == 2
+    assert bench.gateway.called("remove") + bench.gateway.called("replace") == []
+    bench.board.change(qwen="failed")
+    await asyncio.sleep(11)
+    assert bench.gateway.urls == {}
+
+
+async def test_the_front_is_asked_whether_it_is_green_before_anything_is_registered() -> None:
+    """smg looks at /health first and again after 30 s, and the front turns green after the board."""
+    bench = Bench().start()
+    bench.gateway.front_lags_until = 1
+    bench.board.change(qwen="ready")
+    await asyncio.sleep(0.9)
+    assert bench.gateway.called("create") == []
+    await asyncio.sleep(1)
     assert bench.gateway.urls == {URL: ME}
+    assert set(bench.gateway.asked_front) == {"http://127.0.0.1:8000"}
 
 
 async def test_two_with_one_address_do_not_push_each_other_out(caplog: pytest.LogCaptureFixture) -> None:
@@ -305,7 +366,7 @@ async def test_two_with_one_address_do_not_push_each_other_out(caplog: pytest.Lo
 async def test_any_trouble_costs_one_warning_and_is_over_within_gateway_every_s(
     kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "ichat.launcher.gateway")
+    caplog.set_level(logging.INFO, "ichat.launcher.gateway_story")
     bench = Bench()
     bench.gateway.trouble = GatewayError(kind, "does something odd")
     bench.start().board.change(qwen="ready")
@@ -346,6 +407,7 @@ async def test_a_model_that_is_refused_does_not_keep_the_others_out() -> None:
             await super().create(spec)
 
     board, gateway = FakeBoard("qwen", "llama"), Choosy()
+    gateway.board = board
     registration = Registration(gateway, board, PublicAddress("0.0.0.0", 8000), ME, TIMEOUTS)
     registration.start()
     board.change(qwen="ready", llama="ready")
@@ -425,6 +487,13 @@ async def test_whoever_was_never_announced_leaves_without_a_word_to_the_gateway(
     assert len(bench.gateway.calls) == before
 
 
-async def test_without_a_gateway_there_is_no_registration() -> None:
-    model = {"name": "qwen", "model_path": "x"}
-    assert registration_for(Settings.model_validate({"models": [model]}), FakeBoard(), 8000, ME) is None
+async def test_where_we_are_is_taken_from_the_settings_and_the_port_that_was_bound() -> None:
+    settings = Settings.model_validate(
+        {
+            "models": [{"name": "qwen", "model_path": "x"}],
+            "server": {"host": "::1", "port": 0, "tls_cert_file": "cert.pem", "tls_key_file": "key.pem"},
+            "gateway": {"address": "http://127.0.0.1:9"},
+        }
+    )
+    registration = registration_for(settings, FakeBoard(), 8443, ME)
+    assert registration.address.from_here == "https://[::1]:8443"

@@ -241,14 +241,21 @@ async def test_the_proxies_of_the_environment_are_for_others(
     assert len(gateway.requests) == 1
 
 
-async def test_a_password_in_the_address_is_not_shown() -> None:
-    api = GatewayApi(Gateway(address="http://user:pass@router:30000"), 5)
-    assert api.name == "http://router:30000"
-
-
 # ---- where we are ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:30000", "https://localhost"])
 async def test_our_address_is_the_one_by_which_the_gateway_would_be_reached(address: str) -> None:
     assert await GatewayApi(Gateway(address=address), 5).local_address() in ("127.0.0.1", "::1")
+
+
+@pytest.mark.parametrize(("status", "is_green"), [(200, True), (503, False), (302, False)])
+async def test_our_own_front_is_asked_without_the_gateways_key(gateway: Server, status: int, is_green: bool) -> None:
+    gateway.answers(None, status=status, Location="/elsewhere")
+    api = GatewayApi(Gateway.model_validate({"address": "http://127.0.0.1:9", "api_key": KEY}), 5)
+    assert await api.is_green(gateway.url) is is_green
+    assert gateway.requests == [("GET", "/health", None, None)]
+
+
+async def test_a_front_that_is_not_there_is_not_green() -> None:
+    assert not await GatewayApi(Gateway(address="http://127.0.0.1:9"), 5).is_green("http://127.0.0.1:9")
