@@ -38,11 +38,12 @@ def models(it: Launcher, tag: int, **script: Any) -> dict[str, Any]:
 
 
 def assert_clean(it: Launcher, trial: Trial) -> None:
+    """It still serves, and has served all the time."""
+    trial.wait_until_sent(trial.load.sent + 20, 10)
     trial.load.stop()
     assert it.stop() == 0, it.lines()
     verdict = trial.judge(abort_within_s=2)
     verdict.assert_clean(it.lines())
-    assert len(verdict.history.requests) > 20
 
 
 # ---- R1, R4: what is wrong changes nothing ----------------------------------------------------------------------
@@ -78,8 +79,6 @@ def test_an_invalid_file_changes_nothing_and_says_so_with_its_place() -> None:
         it.configure(models=models(it, 2))
         it.order("reload")
         trial.promises.tag("demo", 2)
-        before = trial.load.sent
-        trial.wait_until_sent(before + 20, 10)
         assert_clean(it, trial)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from typing import Any
 
 import pytest
@@ -32,6 +33,22 @@ def assert_judged_clean(it: Launcher, trial: Trial, requests: int) -> None:
     verdict.assert_clean(it.lines())
     assert len(verdict.history.requests) >= requests
     print(verdict.report())
+
+
+def test_what_a_killed_worker_costs_does_not_escape_the_checker() -> None:
+    """The other tests of this file mean something only if this one finds failures, and nothing but honest ones."""
+    it = Launcher(timeouts=TIMEOUTS | {"hold_s": 0.5}, restarts={"enabled": True})
+    it.configure(models={"a": {"engine_args": script(it) | {"token_s": 0.05}}})
+    with it, Trial(it, Mix((Target("a", "a"),)), 100) as trial:
+        trial.wait_until_sent(50, 20)
+        os.kill(it.pids()["a/0"], signal.SIGKILL)
+        trial.wait_until_sent(trial.load.sent + 200, 20)
+        trial.load.stop()
+        assert it.stop() == 0
+        verdict = trial.judge(keeps=False)
+    kinds = {(one.rule, one.request.outcome if one.request else "") for one in verdict.violations}
+    assert {("failed", "ok"), ("failed", "refused")} & kinds, verdict.report()  # an error event, or a status
+    assert kinds <= {(rule, end) for rule in ("failed", "executions") for end in ("ok", "refused")}, verdict.report()
 
 
 def test_rolling_restarts_lose_no_request() -> None:
