@@ -70,7 +70,9 @@ def test_an_invalid_file_changes_nothing_and_says_so_with_its_place() -> None:
             assert "error[E-CFG-" in done.stderr, (what, done)
             assert "Traceback" not in done.stderr
             assert it.pids() == pids, what
-            assert it.health().startswith("ready"), what
+            status = it.status()
+            assert (status["ready"], status["generation"]) == (True, 1), what
+            assert status["reload_error"], what
         it.config_path.unlink()
         gone = it.command("reload")
         assert gone.returncode in (66, 78), gone
@@ -79,6 +81,7 @@ def test_an_invalid_file_changes_nothing_and_says_so_with_its_place() -> None:
         it.configure(models=models(it, 2))
         it.order("reload")
         trial.promises.tag("demo", 2)
+        assert (it.status()["generation"], it.status()["reload_error"]) == (2, None)
         assert_clean(it, trial)
 
 
