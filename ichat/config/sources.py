@@ -155,6 +155,15 @@ def config_digest(path: str) -> str | None:
         return None
 
 
+def config_stamp(path: str) -> str | None:
+    """Another one after each write, even to the same content: a file that is emptied first looks empty each time."""
+    try:
+        stat = Path(path).stat()
+    except OSError:
+        return None
+    return f"{stat.st_dev}:{stat.st_ino}:{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}"
+
+
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 

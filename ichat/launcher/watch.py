@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from ichat.config.schema import Settings
-from ichat.config.sources import config_digest
+from ichat.config.sources import config_digest, config_stamp
 
 
 class Watch:
@@ -15,7 +15,7 @@ class Watch:
     Polls: events of the file system do not come through bind mounts, network file systems and the links of a
     ConfigMap, and a second is soon enough.
 
-    ``on_change`` is called and awaited when the content is another than before, and has stayed the same for
+    ``on_change`` is called and awaited when the content is another than before, and nobody has written it for
     ``timeouts.settle_s``: a file that is being written is not read half-way. A file that is not there, or cannot be
     read, is no change: somebody is about to replace it.
     """
@@ -39,9 +39,10 @@ class Watch:
     async def _settle(self, seen: str) -> None:
         """Until it has not changed for a while; then that is what is known."""
         while True:
+            stamp = config_stamp(self._path)
             await asyncio.sleep(self._settings().timeouts.settle_s)
             now = config_digest(self._path)
-            if now is not None and now == seen:
+            if now is not None and now == seen and config_stamp(self._path) == stamp:
                 self._known = seen
                 return
             seen = now or ""

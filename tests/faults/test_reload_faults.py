@@ -38,11 +38,12 @@ def models(it: Launcher, tag: int, **script: Any) -> dict[str, Any]:
 
 
 def assert_clean(it: Launcher, trial: Trial) -> None:
+    """It still serves, and has served all the time."""
+    trial.wait_until_sent(trial.load.sent + 20, 10)
     trial.load.stop()
     assert it.stop() == 0, it.lines()
     verdict = trial.judge(abort_within_s=2)
     verdict.assert_clean(it.lines())
-    assert len(verdict.history.requests) > 20
 
 
 # ---- R1, R4: what is wrong changes nothing ----------------------------------------------------------------------
@@ -54,7 +55,6 @@ INVALID = {
     "a wrong type": "server: {port: soon}\nmodels: {demo: {backend: fake, model_path: fake/model}}",
     "no path": "models: {other: {backend: fake}}",
     "a name twice": "models: {a: {backend: fake, model_path: x}, b: {backend: fake, model_path: x, aliases: [a]}}",
-    "no models": "models: {}",
     "binary": "\x00\x01\x02",
 }
 
@@ -70,7 +70,9 @@ def test_an_invalid_file_changes_nothing_and_says_so_with_its_place() -> None:
             assert "error[E-CFG-" in done.stderr, (what, done)
             assert "Traceback" not in done.stderr
             assert it.pids() == pids, what
-            assert it.health().startswith("ready"), what
+            status = it.status()
+            assert (status["ready"], status["generation"]) == (True, 1), what
+            assert status["reload_error"], what
         it.config_path.unlink()
         gone = it.command("reload")
         assert gone.returncode in (66, 78), gone
@@ -79,8 +81,7 @@ def test_an_invalid_file_changes_nothing_and_says_so_with_its_place() -> None:
         it.configure(models=models(it, 2))
         it.order("reload")
         trial.promises.tag("demo", 2)
-        before = trial.load.sent
-        trial.wait_until_sent(before + 20, 10)
+        assert (it.status()["generation"], it.status()["reload_error"]) == (2, None)
         assert_clean(it, trial)
 
 
@@ -197,7 +198,7 @@ def test_a_half_written_file_that_rests_changes_nothing() -> None:
         trial.promises.offered("demo", 1)
         pids, whole = it.pids(), it.config_path.read_text()
         it.config_path.write_text(whole[: len(whole) // 2] + "\n  {")
-        it.wait_for(lambda: "Nothing was changed" in it.lines(), 10)
+        it.wait_for(lambda: "nothing was changed" in it.lines(), 10)
         assert it.pids() == pids
         it.configure(models=models(it, 1))
         assert_clean(it, trial)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from typing import Any
 
 import pytest
@@ -14,9 +15,9 @@ from tests.launcher_process import Launcher
 
 pytestmark = [pytest.mark.volume, pytest.mark.timeout(1500)]
 
-#: All of it takes a quarter of an hour on two cores. Without ICHAT_TEST_FULL a part is run.
+#: All of it takes seven minutes on two cores. Without ICHAT_TEST_FULL a part is run.
 IS_FULL = bool(os.environ.get("ICHAT_TEST_FULL"))
-RESTARTS, RELOADS, REQUESTS = (50, 200, 100_000) if IS_FULL else (15, 50, 20_000)
+RESTARTS, RELOADS, REQUESTS = (50, 200, 100_000) if IS_FULL else (50, 60, 30_000)
 RATE = 500  # requests a second, beside workers that start
 TIMEOUTS = {"linger_s": 0, "drain_s": 20, "hold_s": 60}
 #: Some clients leave early; tokens take so long that requests are always in flight.
@@ -32,6 +33,22 @@ def assert_judged_clean(it: Launcher, trial: Trial, requests: int) -> None:
     verdict.assert_clean(it.lines())
     assert len(verdict.history.requests) >= requests
     print(verdict.report())
+
+
+def test_what_a_killed_worker_costs_does_not_escape_the_checker() -> None:
+    """The other tests of this file mean something only if this one finds failures, and nothing but honest ones."""
+    it = Launcher(timeouts=TIMEOUTS | {"hold_s": 0.5}, restarts={"enabled": True})
+    it.configure(models={"a": {"engine_args": script(it) | {"token_s": 0.05}}})
+    with it, Trial(it, Mix((Target("a", "a"),)), 100) as trial:
+        trial.wait_until_sent(50, 20)
+        os.kill(it.pids()["a/0"], signal.SIGKILL)
+        trial.wait_until_sent(trial.load.sent + 200, 20)
+        trial.load.stop()
+        assert it.stop() == 0
+        verdict = trial.judge(keeps=False)
+    kinds = {(one.rule, one.request.outcome if one.request else "") for one in verdict.violations}
+    assert {("failed", "ok"), ("failed", "refused")} & kinds, verdict.report()  # an error event, or a status
+    assert kinds <= {(rule, end) for rule in ("failed", "executions") for end in ("ok", "refused")}, verdict.report()
 
 
 def test_rolling_restarts_lose_no_request() -> None:

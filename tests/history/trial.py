@@ -40,13 +40,16 @@ class Trial:
     def wait_until_sent(self, count: int, limit_s: float) -> None:
         self._launcher.wait_for(lambda: self.load.sent >= count, limit_s)
 
-    def judge(self, **rules: Any) -> Verdict:
-        """After the launcher has stopped, so that every engine has noted the end of all that it did."""
+    def judge(self, *, keeps: bool = True, **rules: Any) -> Verdict:
+        """After the launcher has stopped, so that every engine has noted the end of all that it did.
+
+        What broke a rule is kept to be looked at, unless it was to be broken.
+        """
         home = self._launcher.home
         notes = home / NOTES
         lines = tuple(notes.read_text().splitlines()) if notes.exists() else None
         verdict = check(read(self._path), Rules(notes=lines, **rules))
-        if verdict.violations:
+        if verdict.violations and keeps:
             kept = ROOT / "build" / "trials" / home.name
             kept.mkdir(parents=True)
             for path in (self._path, notes, self._launcher.log):

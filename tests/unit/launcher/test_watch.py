@@ -74,6 +74,19 @@ async def test_a_file_that_is_being_written_is_read_when_it_is_whole(file: Path)
         assert it.read == ["whole"]
 
 
+async def test_a_file_that_is_empty_whenever_one_looks_is_not_read_while_it_is_written(file: Path) -> None:
+    """Written in place it is emptied first, and an empty configuration is a valid one."""
+    async with watched(file) as it:
+        for number in range(100):
+            file.write_text("x" * number)
+            file.write_text("")
+            await asyncio.sleep(0.1)
+        assert it.read == []
+        file.write_text("whole")
+        await asyncio.sleep(3)
+        assert it.read == ["whole"]
+
+
 async def test_renamed_and_linked_files_are_changes_too(file: Path, tmp_path: Path) -> None:
     """As editors, and as Kubernetes does with a ConfigMap."""
     for version in ("v1", "v2"):
