@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from ichat.config.resolve import Resolved
 from ichat.config.schema import Model, Settings
-from ichat.config.secrets import hide, mask, masked_argv
+from ichat.config.secrets import MASK, hide, is_secret_variable, mask, masked_argv
 
 
 def render_config(resolved: Resolved) -> str:
@@ -30,9 +30,18 @@ def render_config(resolved: Resolved) -> str:
 def render_settings(settings: Settings, hidden: frozenset[str]) -> dict[str, Any]:
     """The settings as JSON has them, without secrets; of a model only what is set. ``hidden`` as in Resolved."""
     sections = {name: getattr(settings, name).model_dump() for name in type(settings).model_fields if name != "models"}
-    models = {model.name: model.model_dump(exclude_defaults=True, exclude={"name"}) for model in settings.models}
+    models = {model.name: _plain(model) for model in settings.models}
     shown: dict[str, Any] = hide(mask("", sections | {"models": models}), hidden)
     return shown
+
+
+def _plain(model: Model) -> dict[str, Any]:
+    found = model.model_dump(exclude_defaults=True, exclude={"name"})
+    if "extra_argv" in found:
+        found["extra_argv"] = masked_argv(found["extra_argv"])
+    if "env" in found:
+        found["env"] = {key: MASK if is_secret_variable(key) else value for key, value in found["env"].items()}
+    return found
 
 
 @dataclass(frozen=True)
@@ -69,7 +78,8 @@ class _Page:
 
     def _entries(self, values: dict[str, Any], path: str, depth: int) -> Iterator[str]:
         for key, entry in values.items():
-            yield self._line(key, entry, self.origins.get(f"{path}.{key}", self.origins.get(path)), depth)
+            shown = MASK if path.endswith(".env") and is_secret_variable(key) else entry
+            yield self._line(key, shown, self.origins.get(f"{path}.{key}", self.origins.get(path)), depth)
 
     def _line(self, name: str, value: Any, origin: str | None, depth: int) -> str:
         import yaml

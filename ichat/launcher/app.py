@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ichat.config.resolve import Resolved
-from ichat.config.schema import Admin, Model, Server
+from ichat.config.schema import Admin, Model, Server, Settings
 from ichat.errors import ExitCode, IchatError
 from ichat.launcher import environment, host, listeners, run_dir
 from ichat.launcher.admin import AdminPort
@@ -95,6 +95,11 @@ def check(model: Model) -> None:
     host.check_host(model, environment.accelerator_of(model))
 
 
+def _set_rules(supervisors: Sequence[Supervisor], settings: Settings) -> None:
+    for supervisor in supervisors:
+        supervisor.rules = (settings.restarts, settings.timeouts)
+
+
 class _Launcher:
     def __init__(self, resolved: Resolved, outside: Outside, ports: Ports, directory: RunDir) -> None:
         self._resolved, self._settings = resolved, resolved.settings
@@ -159,7 +164,7 @@ class _Launcher:
         )
         self._reloader = Reloader(self._fleet, self._fronts, self._outside.load, check)
         self._reloader.hidden = self._resolved.hidden
-        self._reloader.on_settings.append(self._ground.take)
+        self._reloader.listen(self._ground.take)
         self._control = Control(self._board, self._fleet, self._reloader, self._fronts)
         self._probes = Probes(self._board, self._control.status)
         self._probes.obey(orders_of(self._control))
@@ -171,7 +176,7 @@ class _Launcher:
             from ichat.launcher.gateway import registration_for  # only who has a gateway pays for it
 
             self._registration = registration_for(settings, self._board, port, secrets.token_hex(8))
-            self._reloader.on_settings.append(self._registration.take)
+            self._reloader.listen(self._registration.take)
 
     def _start_front(self, number: int, name: str) -> FrontProcess:
         sockets = listeners.of_process(self._ports.public, number, self._settings.front.processes)
@@ -191,6 +196,7 @@ class _Launcher:
         """Until a signal to stop, or until something cannot be kept alive; then leave."""
         fronts = [Supervisor(ward, (self._settings.restarts, self._settings.timeouts)) for ward in self._fronts.wards]
         watched = [asyncio.create_task(one.run(), name=f"supervise {one.ward.name}") for one in fronts]
+        self._reloader.listen(lambda settings: _set_rules(fronts, settings))
         helpers = [
             asyncio.create_task(self._reload_on_signal(), name="SIGHUP"),
             asyncio.create_task(self._open_admin(), name="admin port"),
@@ -203,6 +209,7 @@ class _Launcher:
                 self._registration.start()
             ends: set[asyncio.Future[Any]] = {*watched, *helpers, stopping, self._fleet.over}
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            self._board.withdraw()  # red before anything else, whatever is being changed
             for helper in helpers:
                 helper.cancel()
             await self._reloader.close()
@@ -235,7 +242,6 @@ class _Launcher:
         received = self._outside.signals.received
         is_ready = self._board.has_ready and bool(received) and received[0].name != "SIGINT"
         why = received[0].name if received else "failure"
-        self._board.withdraw()
         log.info("ichat: leaving (%s) in_flight=%d", why, self._board.in_flight)
         workers = [member.supervisor for member in self._fleet.members.values()]
         leaving = Leaving(self._fronts, Together(fronts), workers, is_ready, self._hurry, self._registration)
@@ -263,3 +269,5 @@ class _Launcher:
             await self._reloader.reload()
         except IchatError as error:
             log.debug("reload: %s", error)  # told where it was refused
+        except Exception:
+            log.exception("reload: failed by a bug of ichat; what serves goes on")

@@ -190,10 +190,9 @@ class Board:
 
 def _adapters(info: ModelInfo, ready: list[Status]) -> list[str]:
     """Further names: of the adapters that every ready instance has."""
-    first = ready[0].served_names if ready else ()
-    return [
-        name for name in first if name not in info.served_names and all(name in status.served_names for status in ready)
-    ]
+    first = ready[0].adapters if ready else []
+    everywhere = [name for name in first if all(name in status.adapters for status in ready)]
+    return [name for name in everywhere if name not in info.served_names]
 
 
 def _endpoints(statuses: Iterable[Status]) -> list[messages.Instance]:

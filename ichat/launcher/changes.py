@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, SecretStr
 
 from ichat.config.schema import Model, Settings
-from ichat.config.secrets import hide, mask
+from ichat.config.secrets import MASK, hide, is_secret_variable, mask, masked_argv
 
 #: hot: takes effect at once. scale: instances come or go, the others stay. restart: each instance is replaced.
 #: container: nothing but another start of ichat changes it.
@@ -127,6 +127,8 @@ def _why(old: Model, new: Model) -> str:
 
 def _arrow(name: str, before: Any, after: Any) -> str:
     """`context_length: 4096 → 8192`; of a mapping only the entries that differ."""
+    if name == "extra_argv":
+        return f"{name}: {' '.join(masked_argv(before))} → {' '.join(masked_argv(after))}"
     if isinstance(before, dict) and isinstance(after, dict):
         keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
         if any(isinstance(value, SecretStr) for value in (*before.values(), *after.values())):
@@ -135,6 +137,10 @@ def _arrow(name: str, before: Any, after: Any) -> str:
             f"{name}.{key}: {_shown(key, before.get(key))} → {_shown(key, after.get(key))}" for key in keys
         )
     return f"{name.rpartition('.')[2]}: {_shown(name, before)} → {_shown(name, after)}"
+
+
+def _entry(name: str, key: str, value: Any) -> str:
+    return MASK if name == "env" and value is not None and is_secret_variable(key) else _shown(key, value)
 
 
 def _shown(name: str, value: Any) -> str:

@@ -42,13 +42,13 @@ class Control:
 
     async def drain(self, model: str, instance: str | None) -> dict[str, Any]:
         members = self._members(model, instance)
-        names = await self._reloader.drain(members[0].model.name, instance, is_out=True)
-        return {"drained": names}
+        found = await self._reloader.drain(members[0].model.name, instance, is_out=True)
+        return {"drained": found.done, "unfinished": found.unfinished}
 
     async def undrain(self, model: str, instance: str | None) -> dict[str, Any]:
         members = self._members(model, instance)
-        names = await self._reloader.drain(members[0].model.name, instance, is_out=False)
-        return {"undrained": names}
+        found = await self._reloader.drain(members[0].model.name, instance, is_out=False)
+        return {"undrained": found.done}
 
     async def command(
         self, model: str, instance: str | None, action: str, arguments: dict[str, Any]

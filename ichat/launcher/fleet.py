@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Protocol
 
 from ichat.config.schema import Model, Settings
-from ichat.errors import IchatError
-from ichat.launcher import environment
+from ichat.errors import EngineError, IchatError
 from ichat.launcher.board import Board
-from ichat.launcher.devices import Turns, choose_gpus, gpus_needed, listed_gpus
+from ichat.launcher.devices import Turns
 from ichat.launcher.instance import Instance, InstanceSpec, WorkerProcess
+from ichat.launcher.placement import Placement
 from ichat.launcher.restarts import OnTrial
 from ichat.launcher.status import ModelInfo
 from ichat.launcher.supervisor import Supervisor
@@ -56,7 +56,8 @@ class Member:
 class Fleet:
     """``over`` gets the failure after which nothing is alive any more that could serve.
 
-    As long as anything is, an instance that failed for good costs the others nothing: its model is red.
+    As long as anything is, an instance that failed for good costs the others nothing: its model is red. While
+    ``is_in_work`` somebody replaces instances, and says by ``settle`` when he is done.
     """
 
     def __init__(
@@ -68,12 +69,15 @@ class Fleet:
         visible_gpus: Iterable[str] = (),
     ) -> None:
         self.board, self.settings = board, settings
+        self.placement = Placement(visible_gpus, settings)
         self.members: dict[str, Member] = {}
         self.over: asyncio.Future[IchatError] = asyncio.get_running_loop().create_future()
+        self.is_in_work = False
+        self.cut_off: list[str] = []  # instances that were stopped with requests
         self._start, self._requests = start, requests
-        self._visible = tuple(visible_gpus)
         self._turns = Turns()
         self._news = asyncio.Event()
+        self._last_failure: IchatError = EngineError("ichat: no instance of any model is left.")
         board.listen(self._news.set)
         requests.listen(self._news.set)
 
@@ -85,53 +89,40 @@ class Fleet:
         for model in self.settings.models:
             for slot in range(model.instances):
                 plan.append(self.spec_for(model, slot, plan))
-        for model in self.settings.models:
-            self.board.post_model(ModelInfo.of(model, self.settings.timeouts))
+        with self.board.at_once():
+            for model in self.settings.models:
+                self.board.post_model(ModelInfo.of(model, self.settings.timeouts))
         for spec in plan:
             self.add(spec)
 
-    def spec_for(self, model: Model, slot: int, others: Iterable[InstanceSpec] = ()) -> InstanceSpec:
-        """For a new instance in this slot, beside all that there are and the ``others`` that are planned."""
-        there = [*(member.spec for member in self.members.values()), *others]
-        names = {spec.name for spec in there}
-        name = next(name for number in count() if (name := f"{model.name}/{number}") not in names)
-        return InstanceSpec(name, slot, model, self._gpus_for(model, slot, there))
+    def specs(self, *without: Member) -> list[InstanceSpec]:
+        return [member.spec for member in self.members.values() if member not in without]
 
-    def _gpus_for(self, model: Model, slot: int, there: Iterable[InstanceSpec]) -> tuple[str, ...]:
-        """A single instance that says nothing of GPUs sees what we see; others are told theirs."""
-        if environment.accelerator_of(model) == "cpu" or not (gpus_needed(model) or listed_gpus(model, slot)):
-            return ()
-        is_alone = len(self.settings.models) == 1 and model.instances == 1 and not any(there)
-        if model.gpus is None and is_alone:
-            return ()
-        named = [
-            gpu
-            for one in self.settings.models
-            for place in range(one.instances)
-            for gpu in listed_gpus(one, place) or ()
-        ]
-        taken = [gpu for spec in there for gpu in spec.gpus or self._seen_by(spec.model)]
-        return choose_gpus(model, slot, self._visible, [*named, *taken])
+    def spec_for(self, model: Model, slot: int, others: Sequence[InstanceSpec] = ()) -> InstanceSpec:
+        """For one more instance, beside all that there are and the planned ``others``. May raise ResourceError."""
+        there = [*self.specs(), *others]
+        return _spec(model, slot, there, self.placement.free(model, slot, there))
 
-    def gpus_after(self, old: Member, model: Model) -> tuple[str, ...]:
-        """For an instance of ``model`` in the old one's place: the same GPUs where their number fits."""
-        if not old.spec.gpus and model.gpus is None:
-            return ()
-        if listed_gpus(model, old.spec.slot) is None and len(old.spec.gpus) == gpus_needed(model):
-            return old.spec.gpus
-        others = [member.spec for member in self.members.values() if member is not old]
-        return self._gpus_for(model, old.spec.slot, others)
+    def spec_beside(self, old: Member, model: Model, others: Sequence[InstanceSpec] = ()) -> tuple[InstanceSpec, bool]:
+        """For one that starts while ``old`` serves; whether it shares the old one's GPUs. May raise ResourceError."""
+        slot = old.spec.slot
+        there = [*self.specs(old), *others]
+        gpus, is_shared = self.placement.beside(old.spec, model, slot, there)
+        return _spec(model, slot, [*there, old.spec], gpus), is_shared
 
-    def _seen_by(self, model: Model) -> tuple[str, ...]:
-        """What an instance uses that was told nothing: the first of all, one for each rank."""
-        return () if environment.accelerator_of(model) == "cpu" else self._visible[: gpus_needed(model)]
+    def spec_after(self, old: Member, model: Model, others: Sequence[InstanceSpec] = ()) -> InstanceSpec:
+        """For one that starts when ``old`` has left. May raise ResourceError."""
+        slot, there = old.spec.slot, [*self.specs(old), *others]
+        return _spec(model, slot, there, self.placement.after(old.spec, model, slot, there))
 
     def add(self, spec: InstanceSpec, *, is_on_trial: bool = False) -> Member:
         """Start it. ``is_on_trial``: what ends before it was ready is not started again (see ``trust``)."""
         timeouts = spec.model.timeouts(self.settings.timeouts)
         instance = Instance(spec, self._start, self.board, timeouts)
         rules = (OnTrial() if is_on_trial else self.settings.restarts, timeouts)
-        supervisor = Supervisor(instance, rules, lambda: self._turns.of(spec.gpus, instance.wait_for_turn))
+        supervisor = Supervisor(
+            instance, rules, lambda: self._turns.of(self.placement.used_by(spec), instance.wait_for_turn)
+        )
         member = Member(instance, supervisor)
         member.task = asyncio.create_task(supervisor.run(), name=f"supervise {spec.name}")
         member.task.add_done_callback(lambda task: self._ended(member, task))
@@ -149,11 +140,15 @@ class Fleet:
         if not isinstance(error, IchatError):
             self._be_over(error)  # our own bug
             return
-        if isinstance(member.supervisor.rules[0], OnTrial):
-            return  # whoever tries it looks at it
-        log.error("%s: %s", member.name, error)
-        if all(one.task.done() for one in self.members.values()):
-            self._be_over(error)
+        self._last_failure = error
+        if not isinstance(member.supervisor.rules[0], OnTrial):  # else whoever tries it tells
+            log.error("%s: %s", member.name, error)
+        self.settle()
+
+    def settle(self) -> None:
+        """Whether anything is alive, when nobody is about to change that."""
+        if not self.is_in_work and all(member.task.done() for member in self.members.values()):
+            self._be_over(self._last_failure)
 
     def _be_over(self, error: BaseException) -> None:
         if not self.over.done():
@@ -175,33 +170,54 @@ class Fleet:
         error = None if member.task.cancelled() else member.task.exception()
         return str(error) if error is not None else f"{member.name}: was stopped"
 
+    async def comes_back(self, member: Member) -> bool:
+        """Whether its first try succeeds; after that it is restarted, or given up, without anybody waiting."""
+        await self.until(
+            lambda: (
+                member.task.done()
+                or self.board[member.name].could_serve
+                or self.board[member.name].retry_at is not None
+            )
+        )
+        return not member.task.done() and self.board[member.name].could_serve
+
     # ---- leaving ----------------------------------------------------------------------------------------------
 
     def of(self, model: str) -> list[Member]:
         """The instances of a model, by slot."""
         return sorted((one for one in self.members.values() if one.model.name == model), key=lambda one: one.spec.slot)
 
+    def worth(self, member: Member) -> int:
+        """How much its model would miss it: most if it serves, then if it will, if it is out, if it has failed."""
+        if member.task.done():
+            return 0
+        status = self.board[member.name]
+        return 3 if status.is_ready else 1 if status.is_out else 2
+
     async def drain(self, member: Member) -> bool:
-        """Take it out of the routes and wait until no request is there; False: not within the model's drain_s."""
+        """Take it out of the routes and wait until no request is there.
+
+        False: there were some after the model's drain_s, or when it died.
+        """
         member.instance.take_out(is_out=True)
-        limit_s = member.model.timeouts(self.settings.timeouts).drain_s
+        before = self.board[member.name].endpoint
         try:
-            async with asyncio.timeout(limit_s):
+            async with asyncio.timeout(member.model.timeouts(self.settings.timeouts).drain_s):
                 await self.until(lambda: self._holds_nothing(member))
         except TimeoutError:
-            log.warning("%s: requests are left after %.0f s of draining, they are cut off", member.name, limit_s)
             return False
-        return True
+        return before is None or self.board[member.name].endpoint == before
 
     def _holds_nothing(self, member: Member) -> bool:
         endpoint = self.board[member.name].endpoint
         return endpoint is None or self._requests.drained_of(endpoint.name, endpoint.incarnation)
 
-    async def retire(self, member: Member) -> bool:
-        """Drain and stop it; nothing of it is left afterwards. False: requests had to be cut off."""
-        is_whole = True if member.task.done() else await self.drain(member)
+    async def retire(self, member: Member) -> None:
+        """Drain and stop it; nothing of it is left afterwards. What outlasts the drain is cut off, and noted."""
+        if not member.task.done() and not await self.drain(member):
+            log.warning("%s: had requests until it died, or for longer than drain_s; they are cut off", member.name)
+            self.cut_off.append(member.name)
         await self.remove(member)
-        return is_whole
 
     async def remove(self, member: Member) -> None:
         """Stop it, whatever it does; nothing of it is left afterwards."""
@@ -228,6 +244,16 @@ class Fleet:
         for member in self.members.values():
             if (model := models.get(member.model.name)) is not None:
                 member.instance.change(model)
-            timeouts = member.model.timeouts(settings.timeouts)
+            timeouts = member.instance.timeouts = member.model.timeouts(settings.timeouts)
             if not isinstance(member.supervisor.rules[0], OnTrial):
                 member.supervisor.rules = (settings.restarts, timeouts)
+
+
+def _spec(model: Model, slot: int, there: Sequence[InstanceSpec], gpus: tuple[str, ...]) -> InstanceSpec:
+    return InstanceSpec(free_name(model.name, there), slot, model, gpus)
+
+
+def free_name(model: str, there: Iterable[InstanceSpec]) -> str:
+    """The first that nobody has."""
+    names = {spec.name for spec in there}
+    return next(name for number in count() if (name := f"{model}/{number}") not in names)

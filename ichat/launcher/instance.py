@@ -52,7 +52,8 @@ class Instance:
         self, spec: InstanceSpec, start: Callable[[InstanceSpec], WorkerProcess], board: Board, timeouts: Timeouts
     ) -> None:
         self.name, self.spec = spec.name, spec
-        self._start, self.board, self._timeouts = start, board, timeouts
+        self._start, self.board = start, board
+        self.timeouts = timeouts  # of the lives that begin from now on
         self.commands = no_worker("its worker has not been started yet")  # to the engine of the life that is
         board.post(
             Status(
@@ -70,10 +71,7 @@ class Instance:
 
     def change(self, model: Model) -> None:
         """What of its model changed without a restart. Its process keeps what it was started with."""
-        before, self.spec = self.spec.model, replace(self.spec, model=model)
-        if before.served_names != model.served_names:
-            adapters = [name for name in self.status.served_names if name not in before.served_names]
-            self.board.post(replace(self.status, served_names=(*model.served_names, *adapters)))
+        self.spec = replace(self.spec, model=model)
 
     def begin(self, restarts: int) -> Life:
         worker = self._start(self.spec)
@@ -85,13 +83,14 @@ class Instance:
             retry_at=None,
             is_hanging=False,
             was_ready=False,
+            own_names=self.spec.model.served_names,
             pid=worker.pid,
             started=self.board.clock(),
             restarts=restarts,
             incarnation=worker.incarnation,
             socket_path=worker.socket_path,
         )
-        return _WorkerLife(self, worker, self._timeouts)
+        return _WorkerLife(self, worker, self.timeouts)
 
     def ended(self, ending: Ending) -> None:
         self.commands.fail_all(ending.words)

@@ -28,10 +28,14 @@ class Verdict:
     why: str
 
 
-def fits_host(pid: int) -> Verdict:
-    """Whether another process tree as large as that of ``pid`` fits into the memory of this host or container."""
-    needed, free = int(_tree_bytes(pid) * _MARGIN), free_bytes()
-    return Verdict(free >= needed, f"{_gib(free)} of memory are free, another instance needs about {_gib(needed)}")
+def fits_host(pid: int, count: int = 1) -> Verdict:
+    """Whether so many more process trees as large as that of ``pid`` fit into the memory of this host or container.
+
+    It may take a second for a large model: the kernel looks at every page.
+    """
+    needed, free = int(_tree_bytes(pid) * _MARGIN) * count, free_bytes()
+    who = "another instance needs" if count == 1 else f"{count} more instances need"
+    return Verdict(free >= needed, f"{_gib(free)} of memory are free, {who} about {_gib(needed)}")
 
 
 async def fits_gpus(gpus: Sequence[str], memory_fraction: float | None) -> Verdict:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 from ichat.errors import ExitCode, IchatError, error_line
 from ichat.launcher.controls import ControlError, Controls
 from ichat.launcher.health import Orders
+
+log = logging.getLogger(__name__)
 
 _Answer = tuple[int, dict[str, Any]]
 
@@ -39,6 +42,10 @@ async def _answer(ask: Callable[[], Awaitable[dict[str, Any]]]) -> _Answer:
             "exit_code": int(ExitCode.USAGE),
             "errors": [error_line("E-USAGE", error.message)],
         }
+    except Exception as error:
+        log.exception("ichat: a command failed")
+        line = error_line("E-INTERNAL", f"ichat: {error!r}. This is a bug in ichat: its log has the traceback.")
+        return 500, {"exit_code": int(ExitCode.SOFTWARE), "errors": [line]}
     if failed := body.get("failed"):
         lines = [error_line("E-ROLLOUT", f"{subject}: {words}") for subject, words in failed.items()]
         return 200, body | {"exit_code": int(ExitCode.ENGINE), "errors": lines}
@@ -71,8 +78,8 @@ def render_report(report: dict[str, Any]) -> Iterator[str]:
         yield f"{change['subject']}: {change['kind']} done ({change['why']})"
     for change in report["needs_restart_of_ichat"]:
         yield f"{change['subject']}: unchanged, needs a restart of ichat ({change['why']})"
-    for model in report["cut_off"]:
-        yield f"models.{model}: requests were cut off, since they took longer than its drain_s"
+    for instance in report["cut_off"]:
+        yield f"{instance}: requests were cut off, since they took longer than its drain_s"
     if not report["done"] and not report["failed"] and not report["needs_restart_of_ichat"]:
         yield "nothing has changed"
     else:

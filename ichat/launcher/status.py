@@ -58,6 +58,7 @@ class Status:
     socket_path: str = ""
     max_model_len: int | None = None
     served_names: tuple[str, ...] = ()  # as its worker says: the model's own, and those of adapters
+    own_names: tuple[str, ...] = ()  # the model's own when this life began: a name may have been taken back since
     gpus: tuple[str, ...] = ()
 
     @property
@@ -92,6 +93,10 @@ class Status:
         if self.retry_at is not None:
             return f"{self.doing} {self.model}: {self.detail} in {_seconds(max(0.0, self.retry_at - now))}"
         return f"{self.doing} {self.model}: {self.detail}, {_seconds(now - self.since)}"
+
+    @property
+    def adapters(self) -> list[str]:
+        return [name for name in self.served_names if name not in self.own_names]
 
     def route_words(self) -> str:
         """Why it is not ready, for the front, which counts the seconds by itself."""

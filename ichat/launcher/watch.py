@@ -31,7 +31,7 @@ class Watch:
             await asyncio.sleep(self._settings().timeouts.watch_every_s)
             if not self._settings().reload.watch:
                 continue
-            seen = config_digest(self._path)
+            seen = await self._digest()
             if seen is not None and seen != self._known:
                 await self._settle(seen)
                 await self._on_change()
@@ -41,8 +41,12 @@ class Watch:
         while True:
             stamp = config_stamp(self._path)
             await asyncio.sleep(self._settings().timeouts.settle_s)
-            now = config_digest(self._path)
+            now = await self._digest()
             if now is not None and now == seen and config_stamp(self._path) == stamp:
                 self._known = seen
                 return
             seen = now or ""
+
+    async def _digest(self) -> str | None:
+        """In a thread: a network file system that hangs must not hold up the launcher."""
+        return await asyncio.to_thread(config_digest, self._path)

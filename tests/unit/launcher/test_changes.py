@@ -93,6 +93,13 @@ def test_what_came_from_a_secret_variable_is_hidden_wherever_it_stands() -> None
     assert "tok-12345678" not in compare(old, new, frozenset({"tok-12345678"}))[0].why
 
 
+def test_secrets_in_words_and_variables_of_others_are_hidden() -> None:
+    old, new = settings_of(model()), settings_of(model(extra_argv=("--hf-token", "hf_1"), env={"OPENAI_KEY": "sk-1"}))
+    why = compare(old, new)[0].why
+    assert "extra_argv:  → --hf-token ********" in why
+    assert "env.OPENAI_KEY: unset → ********" in why
+
+
 def test_what_goes_is_told_before_what_changes_and_what_comes() -> None:
     old = settings_of(model("a"), model("b"), model("c"))
     new = settings_of(model("d"), model("b", instances=2), model("c", context_length=1))

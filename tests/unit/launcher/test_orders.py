@@ -21,7 +21,7 @@ REPORT = {
     "done": [{"subject": "models.a", "kind": "restart", "why": "context_length: 1 → 2"}],
     "failed": {},
     "needs_restart_of_ichat": [{"subject": "server.port", "kind": "container", "why": "port: 1 → 2"}],
-    "cut_off": ["a"],
+    "cut_off": ["a/0"],
     "took_s": 1.5,
 }
 
@@ -142,6 +142,6 @@ def test_a_report_tells_what_was_done_and_what_was_not() -> None:
     assert list(render_report(REPORT)) == [
         "models.a: restart done (context_length: 1 → 2)",
         "server.port: unchanged, needs a restart of ichat (port: 1 → 2)",
-        "models.a: requests were cut off, since they took longer than its drain_s",
+        "a/0: requests were cut off, since they took longer than its drain_s",
         "generation 2, 1.5 s",
     ]
