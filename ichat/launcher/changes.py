@@ -133,9 +133,8 @@ def _arrow(name: str, before: Any, after: Any) -> str:
         keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
         if any(isinstance(value, SecretStr) for value in (*before.values(), *after.values())):
             return f"{name}: {', '.join(keys)}"
-        return "; ".join(
-            f"{name}.{key}: {_shown(key, before.get(key))} → {_shown(key, after.get(key))}" for key in keys
-        )
+        sides = [(key, _entry(name, key, before.get(key)), _entry(name, key, after.get(key))) for key in keys]
+        return "; ".join(f"{name}.{key}: {one} → {other}" for key, one, other in sides)
     return f"{name.rpartition('.')[2]}: {_shown(name, before)} → {_shown(name, after)}"
 
 
