@@ -49,7 +49,7 @@ class WorkerPhase:
 class WorkerReady:
     """A token came out. Sent again when an engine under suspicion has answered after all."""
 
-    served_names: list[str]
+    served_names: list[str]  # the model's own, and those of its adapters
     tasks: list[str]  # "generate", "embed" …
     max_model_len: int | None = None  # longest prompt plus answer, in tokens
 
