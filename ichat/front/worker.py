@@ -88,7 +88,13 @@ class Worker:
         """Open a connection; the receiver is told by `connected` or `connection_failed`."""
         task = asyncio.get_running_loop().create_task(self._connect(receiver), name=f"connect to {self.instance.name}")
         self._connecting.add(task)
-        task.add_done_callback(self._connecting.discard)
+        task.add_done_callback(lambda task: self._ended_connecting(task, receiver))
+
+    def _ended_connecting(self, task: asyncio.Task[None], receiver: ResponseReceiver) -> None:
+        """`end` cancels it, perhaps before it has begun: who waits for this connection must not wait for ever."""
+        self._connecting.discard(task)
+        if task.cancelled() and self.is_dead:
+            receiver.connection_failed(None)
 
     async def _connect(self, receiver: ResponseReceiver) -> None:
         try:
@@ -97,11 +103,6 @@ class Worker:
             words = f"{self.instance.name}: cannot be reached ({error.__class__.__name__}: {error})"
             self.note_failure(words, is_lost=True)
             receiver.connection_failed(None)
-            return
-        except asyncio.CancelledError:
-            if not self.is_dead:
-                raise
-            receiver.connection_failed(None)  # end(): who waits for this connection must not wait for ever
             return
         receiver.connected(connection)
 

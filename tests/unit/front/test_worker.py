@@ -54,3 +54,12 @@ async def test_who_waits_for_a_connection_is_told_when_the_worker_dies(full: str
     worker.end()
     await asyncio.sleep(0.05)
     assert receiver.told == ["failed"]
+
+
+async def test_who_has_just_begun_to_wait_is_told_too(full: str) -> None:
+    worker = Worker(Instance("demo/0", "1", full), Timeouts(), lambda fault: None)
+    receiver = Receiver()
+    worker.connect(receiver)
+    worker.end()  # before the attempt has had its first turn
+    await asyncio.sleep(0.05)
+    assert receiver.told == ["failed"]
