@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import gc
+import logging
 import os
 import resource
 import signal
@@ -12,7 +13,7 @@ import socket
 import struct
 import sys
 
-from ichat.errors import ExitCode
+from ichat.errors import ExitCode, IchatError
 
 _PR_SET_PDEATHSIG = 1
 
@@ -45,7 +46,12 @@ async def _serve(control: socket.socket, listeners: list[socket.socket]) -> Exit
         return ExitCode.SOFTWARE
     lines = set_up_logs(start.log_format)
     set_level(start.log_level)
-    front = Front(start, channel)
+    try:
+        front = Front(start, channel)
+    except IchatError as error:
+        logging.getLogger(__name__).error("%s", error)
+        lines.close()
+        return error.exit_code
     # What is here now stays. On the path of a request rings are broken by hand, so that the collector may come
     # seldom: a full collection holds up every stream.
     gc.collect()

@@ -51,7 +51,8 @@ Loads = Mapping[tuple[str, str], int]
 
 
 def render(traffic: Traffic, loads: Loads, process: int) -> str:
-    """All families that have a sample. ``process`` numbers the front process, so that each counts for itself."""
+    """All families that have a sample, until now. ``process`` numbers the front process: each counts for itself."""
+    traffic.add_up()
     own = {"process": str(process)}
     lines: list[str] = []
     lines += _CONNECTIONS.render([(own, traffic.connections)])

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ichat.front.request import Request
     from ichat.front.response_head import ResponseHead
     from ichat.front.routing import RoutingTable
-    from ichat.front.traffic import RouteTraffic, Traffic
+    from ichat.front.traffic import ModelTraffic, Traffic
     from ichat.front.worker import Worker
     from ichat.front.worker_connection import WorkerConnection
 
@@ -29,8 +29,8 @@ class Placement:
     __slots__ = (
         "_is_over",
         "_model",
+        "_model_traffic",
         "_request",
-        "_route_traffic",
         "_table",
         "_traffic",
         "_tried",
@@ -50,7 +50,7 @@ class Placement:
         self._was_held = False  # once no worker could be reached, so it waited for one
         self._waits_since = 0.0  # 0: it does not wait
         self._is_over = False
-        self._route_traffic: RouteTraffic | None = None
+        self._model_traffic: ModelTraffic | None = None
         self.started_at = time.monotonic()
 
     # ---- the other half -----------------------------------------------------------------------------------
@@ -90,8 +90,7 @@ class Placement:
             self._refuse(model)
             return
         self._model = model
-        assert self._request.route is not None
-        self._route_traffic = self._traffic.route(model.name, self._request.route.name, self._request.key_name)
+        self._model_traffic = self._traffic.model(model.name)
         if model.in_flight < model.capacity and not model.waiters:
             self._go_to(self._pick())
         elif (failure := model.join(self)) is not None:
@@ -101,8 +100,8 @@ class Placement:
 
     def _pick(self, tried: tuple[Worker, ...] = ()) -> Worker | None:
         assert self._model is not None
-        assert self._route_traffic is not None
-        return self._model.pick(self._request, self._route_traffic.model, tried)
+        assert self._model_traffic is not None
+        return self._model.pick(self._request, self._model_traffic, tried)
 
     # ---- the wait (see ``waiting.Waiter``) ----------------------------------------------------------------
 
@@ -115,15 +114,15 @@ class Placement:
         self._refuse(failure)
 
     def _begin_wait(self) -> None:
-        assert self._route_traffic is not None
+        assert self._model_traffic is not None
         self._waits_since = time.monotonic()
-        self._route_traffic.model.queued += 1
+        self._model_traffic.queued += 1
 
     def _end_wait(self) -> None:
         since, self._waits_since = self._waits_since, 0.0
-        if since and self._route_traffic is not None:
-            self._route_traffic.model.queued -= 1
-            self._route_traffic.model.waited.observe(time.monotonic() - since)
+        if since and self._model_traffic is not None:
+            self._model_traffic.queued -= 1
+            self._model_traffic.waited.observe(time.monotonic() - since)
 
     # ---- the second ---------------------------------------------------------------------------------------
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from ichat.front.errors import WORKER_LOST, Failure, engine_error
 from ichat.front.placement import Placement
 from ichat.front.response_body import CHUNKED, Data, ResponseBody, body_of
+from ichat.front.traffic import ENOUGH
+from ichat.front.usage import TAIL_BYTES
 
 if TYPE_CHECKING:
     from ichat.front.client_connection import ClientConnection
@@ -35,6 +37,7 @@ class Relay(Placement):
         "_body",
         "_client",
         "_connection",
+        "_first_byte_s",
         "_first_bytes",
         "_has_begun",
         "_is_framed",
@@ -52,6 +55,7 @@ class Relay(Placement):
         self._is_framed = False  # the answer's end is known without the end of the connection
         self._keep_alive = False
         self._has_begun = False  # the client has got a byte
+        self._first_byte_s: float | None = None
         self._sent_bytes = 0  # of the answer's body, to the client
 
     # ---- to the worker ------------------------------------------------------------------------------------
@@ -176,9 +180,7 @@ class Relay(Placement):
             self._worker.forgive()
         self._client.write_all((self._first_bytes, *parts))
         self._first_bytes = b""
-        if self._route_traffic is not None:
-            timing = self._route_traffic.at(self._worker).timing
-            timing.first_byte.observe(time.monotonic() - self.started_at)
+        self._first_byte_s = time.monotonic() - self.started_at
 
     def _abandon(self) -> None:
         connection, self._connection = self._connection, None
@@ -199,7 +201,8 @@ class Relay(Placement):
     def _cut(self, failure: Failure) -> None:
         assert self._body is not None
         last = self._body.cut(failure.events(self._request.dialect))
-        self._traffic.cut_off(failure.code, self._model_name, self._worker)
+        assert self._worker is not None
+        self._traffic.cut_off(failure.code, self._model_name, self._worker.instance.name)
         self._end(self._status)
         if last is None:
             self._client.cut(is_framed=self._is_framed)
@@ -210,14 +213,20 @@ class Relay(Placement):
     def _end(self, status: int, answer: bytes = b"", *, is_first_byte: bool = False) -> None:
         """``answer`` is the end of what a worker said, or all of it where that leaves only now: ``is_first_byte``."""
         self._is_over = True
-        flow = (self._route_traffic or self._traffic.unrouted(self._request)).at(self._worker)
-        self._leave()
-        self._traffic.in_flight -= 1
-        duration_s = time.monotonic() - self.started_at
+        request, model, worker, traffic = self._request, self._model, self._worker, self._traffic
+        model_name, instance = "" if model is None else model.name, "" if worker is None else worker.instance.name
+        duration_s, first_byte_s, sent = time.monotonic() - self.started_at, self._first_byte_s, self._sent_bytes
         if is_first_byte:
-            self._sent_bytes = len(answer)
-            flow.timing.first_byte.observe(duration_s)
-        flow.ended(status, duration_s, len(self._request.body), self._sent_bytes, answer)
+            first_byte_s, sent = duration_s, len(answer)
+        route = "" if request.route is None else request.route.name
+        key, received, tail = request.key_name, len(request.body), answer[-TAIL_BYTES:]
+        # As the fields of ``traffic.Ended``.
+        ended = (model_name, route, instance, key, status, duration_s, first_byte_s, received, sent, tail)
+        traffic.ended.append(ended)
+        if len(traffic.ended) >= ENOUGH:
+            traffic.add_up()
+        self._leave()
+        traffic.in_flight -= 1
 
     @property
     def _model_name(self) -> str:

@@ -87,7 +87,8 @@ class RequestReader:
         """Parse; a failure means that nothing more can be read from this connection."""
         if self._is_at_end:
             return None
-        if self.request is not None or self._head_bytes or len(data) > min(_HEAD_SLICE_BYTES, self._limits.body_bytes):
+        size = len(data)
+        if self.request is not None or self._head_bytes or size > _HEAD_SLICE_BYTES or size > self._limits.body_bytes:
             return self._parse(data)
         if (apart := take_apart(data)) is None:
             return self._parse(data)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
-from ichat.errors import ExitCode
+from ichat.errors import ExitCode, TemporaryError
 from ichat.front import metrics_text
 from ichat.front.access import Keyring
 from ichat.front.client_connection import ClientConnection
@@ -233,8 +233,12 @@ def _certificate(start: messages.StartFront) -> Certificate | None:
     if start.tls_cert_file is None or start.tls_key_file is None:
         return None
     from ichat.front.certificate import Certificate  # ssl is big, and most do without
+    from ichat.front.tls_context import TlsFilesError
 
-    return Certificate(start.tls_cert_file, start.tls_key_file)
+    try:
+        return Certificate(start.tls_cert_file, start.tls_key_file)
+    except TlsFilesError as error:  # they could be used when ichat was started: perhaps they are being replaced
+        raise TemporaryError(f"front: {error}. Put back a chain and its key.", code="E-FRONT-TLS") from error
 
 
 def _affordable(connections: int, processes: int) -> int:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import Any, NamedTuple
 
 from ichat.front.usage import tokens_of
 from ichat.observe.metrics import Histogram
 
-if TYPE_CHECKING:
-    from ichat.front.request import Request
-    from ichat.front.worker import Worker
-
 _BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
+#: So many requests are added up in one go.
+ENOUGH = 64
 #: What is spent on retries: a tenth of the requests, and at one time as many more as are in flight, or a few.
 _RETRY_SHARE = 0.1
 _RETRY_FLOOR = 10
@@ -61,37 +58,45 @@ class Flow:
         self.prompt_tokens = self.completion_tokens = 0
         self.received_bytes = self.sent_bytes = 0
 
-    def ended(self, status: int, duration_s: float, received_bytes: int, sent_bytes: int, answer: bytes) -> None:
-        """``answer``: its end, at least; nothing where there was none."""
-        if answer and (tokens := tokens_of(answer)) is not None:
-            self.prompt_tokens += tokens[0]
-            self.completion_tokens += tokens[1]
-        self.by_status_class[status // 100] += 1
-        self.seconds += duration_s
-        self.timing.duration.observe(duration_s)
-        self.received_bytes += received_bytes
-        self.sent_bytes += sent_bytes
+    def add(self, ended: list[Ended]) -> None:
+        # Column by column: what runs over many numbers at once is an order of magnitude quicker.
+        _, _, _, _, statuses, durations, first_bytes, received, sent, tails = zip(*ended, strict=True)
+        for status in statuses:
+            self.by_status_class[status // 100] += 1
+        self.seconds += sum(durations)
+        self.timing.duration.observe_all(durations)
+        self.timing.first_byte.observe_all([after_s for after_s in first_bytes if after_s is not None])
+        self.received_bytes += sum(received)
+        self.sent_bytes += sum(sent)
+        for tail in tails:
+            if tail and (tokens := tokens_of(tail)) is not None:
+                self.prompt_tokens += tokens[0]
+                self.completion_tokens += tokens[1]
 
 
-class RouteTraffic:
-    """Of one model on one route with one key; ``at`` the worker that has a request, or none."""
+class Ended(NamedTuple):
+    """A request that has ended; "" for a model, a route or an instance that it did not get.
 
-    __slots__ = ("_flows", "_key", "_traffic", "model")
+    ``first_byte_s`` is None where no byte of an answer came; ``tail`` is the end of what a worker said. Made as a plain
+    tuple, in this order: where it is made that takes a third of the time.
+    """
 
-    def __init__(self, traffic: Traffic, key: tuple[str, str, str]) -> None:
-        self._traffic, self._key = traffic, key
-        self._flows: dict[str, Flow] = {}
-        self.model = traffic.model(key[0])
-
-    def at(self, worker: Worker | None) -> Flow:
-        instance = "" if worker is None else worker.instance.name
-        if (found := self._flows.get(instance)) is None:
-            found = self._flows[instance] = self._traffic.open_flow(self._key, instance)
-        return found
+    model: str
+    route: str
+    instance: str
+    key: str
+    status: int
+    duration_s: float
+    first_byte_s: float | None
+    received_bytes: int
+    sent_bytes: int
+    tail: bytes
 
 
 class Traffic:
     """The front's counters. ``in_flight`` are the requests that a worker has, or that look for one.
+
+    Whoever ends a request appends it to ``ended``, and calls `add_up` when there are enough.
 
     Names come from the configuration and the list of routes only, so that there is an end to them: a request for a
     model that is not served counts under "".
@@ -100,10 +105,9 @@ class Traffic:
     __slots__ = (
         "_requests_seen",
         "_retry_debt",
-        "_routes",
-        "_timings",
         "connections",
         "cut",
+        "ended",
         "faults",
         "flows",
         "in_flight",
@@ -112,11 +116,12 @@ class Traffic:
         "models",
         "refused",
         "requests",
+        "timings",
     )
 
     def __init__(self) -> None:
-        self._routes: dict[tuple[str, str, str], RouteTraffic] = {}
-        self._timings: dict[tuple[str, str, str], Timing] = {}
+        self.ended: list[Any] = []  # not added up yet
+        self.timings: dict[tuple[str, str, str], Timing] = {}  # model, route, instance
         self.flows: dict[tuple[str, str, str, str], Flow] = {}  # model, route, instance, key
         self.models: dict[str, ModelTraffic] = {}
         self.refused: dict[tuple[str, str, str], int] = {}  # model, key, code
@@ -127,28 +132,26 @@ class Traffic:
         self._requests_seen = 0
         self._retry_debt = 0.0
 
-    # ---- on the path of a request -------------------------------------------------------------------------
+    # ---- requests -----------------------------------------------------------------------------------------
 
-    def route(self, model: str, route: str, key: str = "") -> RouteTraffic:
-        names = (model, route, key)
-        if (found := self._routes.get(names)) is None:
-            found = self._routes[names] = RouteTraffic(self, names)
-        return found
+    def add_up(self) -> None:
+        """What has ended since the last time. Called when ``ENOUGH`` have: in one go each costs a fraction."""
+        ended, self.ended = self.ended, []
+        groups: dict[Any, list[Any]] = {}
+        for one in ended:
+            groups.setdefault(one[:4], []).append(one)
+        for names, group in groups.items():
+            (self.flows.get(names) or self._open_flow(names)).add(group)
 
-    def unrouted(self, request: Request) -> RouteTraffic:
-        """Of a request that got no model."""
-        return self.route("", "" if request.route is None else request.route.name, request.key_name)
+    def _open_flow(self, names: tuple[str, str, str, str]) -> Flow:
+        self.model(names[0])
+        flow = self.flows[names] = Flow(self.timings.setdefault(names[:3], Timing()))
+        return flow
 
     def model(self, name: str) -> ModelTraffic:
         if (found := self.models.get(name)) is None:
             found = self.models[name] = ModelTraffic()
         return found
-
-    def open_flow(self, names: tuple[str, str, str], instance: str) -> Flow:
-        model, route, key = names
-        timing = self._timings.setdefault((model, route, instance), Timing())
-        flow = self.flows[model, route, instance, key] = Flow(timing)
-        return flow
 
     # ---- beside it ----------------------------------------------------------------------------------------
 
@@ -157,9 +160,9 @@ class Traffic:
         names = (model, key, code)
         self.refused[names] = self.refused.get(names, 0) + 1
 
-    def cut_off(self, code: str, model: str, worker: Worker | None) -> None:
+    def cut_off(self, code: str, model: str, instance: str) -> None:
         """An answer that had begun ends early."""
-        names = (model, "" if worker is None else worker.instance.name, code)
+        names = (model, instance, code)
         self.cut[names] = self.cut.get(names, 0) + 1
 
     def fault(self, instance: str) -> None:
@@ -191,8 +194,3 @@ class Traffic:
         self._retry_debt += not is_free
         self.model(model).retries += 1
         return True
-
-    @property
-    def timings(self) -> Mapping[tuple[str, str, str], Timing]:
-        """By model, route, instance."""
-        return self._timings

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ichat.config.schema import Limits, Timeouts
 from ichat.front.metrics_text import render
-from ichat.front.traffic import Traffic
+from ichat.front.traffic import Ended, Traffic
 from ichat.ipc import messages
 from tests.unit.front.conftest import until
 from tests.unit.front.raw_client import BODY, request
@@ -452,15 +452,13 @@ async def test_new_limits_hold_on_connections_that_are_open(front: FrontUnderTes
 
 async def test_the_page_tells_of_every_number_and_its_labels(front: FrontUnderTest, worker: ScriptedWorker) -> None:
     traffic = Traffic()
-    (ready,) = front.front._table.workers
-    flow = traffic.route("demo", CHAT, "alice").at(ready)
-    flow.ended(200, 0.1, 5, 7, b'"usage":{"prompt_tokens":3,"completion_tokens":4}')
-    flow.timing.first_byte.observe(0.1)
+    tail = b'"usage":{"prompt_tokens":3,"completion_tokens":4}'
+    traffic.ended.append(Ended("demo", CHAT, "demo/0", "alice", 200, 0.2, 0.1, 5, 7, tail))
     model = traffic.model("demo")
     model.queued = model.affinity_hits = model.affinity_misses = 1
     model.waited.observe(1)
     traffic.refuse("invalid_body", "demo", "alice")
-    traffic.cut_off("worker_lost", "demo", ready)
+    traffic.cut_off("worker_lost", "demo", "demo/0")
     traffic.fault("demo/0")
     own = Numbers(render(traffic, {("demo", "demo/0"): 1}, 0))
     whole = await numbers(front)
