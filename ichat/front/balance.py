@@ -45,10 +45,12 @@ class Balance:
         rested = [worker for worker in candidates if worker.rests_until <= now]
         if not rested:
             return min(candidates, key=_load, default=None)
-        for worker in rested:
-            if worker.failures:
-                worker.begin_probe(request, now)
-                return worker
+        doubtful = next((worker for worker in rested if worker.failures), None)
+        if doubtful is not None and not tried:
+            doubtful.begin_probe(request, now)
+            return doubtful
+        if doubtful is not None:  # a second try is the last one: not for finding out
+            rested = [worker for worker in rested if not worker.failures] or rested
         least = min(rested, key=_load)
         return self._prefixes.choose(request.body, rested, least, traffic) if len(workers) > 1 else least
 

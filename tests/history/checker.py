@@ -13,7 +13,7 @@ from tests.history.records import Event, History, Request
 
 #: Refusals that are honest while a name comes or goes; each says what to do.
 UNKNOWN = (404, "model_not_found")
-NOT_YET = frozenset({(503, "model_loading"), (503, "model_draining"), (503, "model_overloaded")})
+NOT_YET = frozenset({(503, "model_loading"), (503, "model_draining"), (503, "queue_full")})
 
 
 def fake_text(request: Request) -> str:

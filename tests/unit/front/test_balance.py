@@ -46,6 +46,16 @@ def test_one_that_failed_rests_and_is_then_tried_by_a_single_request() -> None:
     assert balance.pick([good, bad], Request(), ModelTraffic(), ()) is bad
 
 
+def test_a_second_try_finds_nothing_out() -> None:
+    balance, (first, bad, good) = Balance(), (worker_of("first"), worker_of("bad"), worker_of("good"))
+    bad.note_failure("no")
+    bad.rests_until = 0.0
+    good.in_flight = 50
+    assert balance.pick([first, bad, good], Request(), ModelTraffic(), (first,)) is good
+    assert balance.pick([first, bad], Request(), ModelTraffic(), (first,)) is bad
+    assert bad.probe is None
+
+
 def test_when_all_rest_it_is_as_if_none_did() -> None:
     balance, workers = Balance(), [worker_of("a"), worker_of("b")]
     for worker in workers:
@@ -124,6 +134,18 @@ async def test_thousands_of_requests_beside_a_worker_that_always_fails_all_succe
         statuses = await load(front, clients=32, each=100)
         assert (len(statuses), set(statuses)) == (3200, {200})
         assert len(worker.seen) < 60
+
+
+async def test_two_of_three_that_fail_are_found_out_and_then_cost_nobody_his_answer(worker: ScriptedWorker) -> None:
+    """Who meets both at once before either is known has had his two tries."""
+    worker.script = answering(503)
+    async with running_worker() as bad, running_worker() as good, running_front(worker, bad, good) as front:
+        bad.script = resetting
+        found_out = await load(front, clients=16, each=5)
+        assert sum(status != 200 for status in found_out) <= 16
+        statuses = await load(front, clients=16, each=150, pause_s=0.001)
+        assert (len(statuses), set(statuses)) == (2400, {200})
+        assert len(worker.seen) + len(bad.seen) < 80
 
 
 async def test_a_worker_that_begins_to_fail_under_load_costs_nobody_his_answer(worker: ScriptedWorker) -> None:
