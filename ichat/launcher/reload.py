@@ -180,10 +180,8 @@ class Reloader:
         await self._application.apply(found, new, report)
         self.error = "; ".join(report.failures.values()) or None
         self._finish(report, began)
-        done, failed = len(report.done), len(report.failures)
-        log.info(
-            "reload: generation=%d changed=%d failed=%d took_s=%.1f", report.generation, done, failed, report.took_s
-        )
+        counts = (report.generation, len(report.done), len(report.failures), report.took_s)
+        log.info("reload: done generation=%d changed=%d failed=%d took_s=%.1f", *counts)
         return report
 
     def _finish(self, report: Report, began: float) -> Report:
