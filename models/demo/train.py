@@ -27,7 +27,7 @@ from variations import SYSTEM_PROMPTS, vary
 
 HERE = Path(__file__).parent
 SEED = 20
-STEPS = 1200
+STEPS = 1800
 THREADS = 2  # sums in another number of threads round differently: fixed, so that the result is reproducible
 PEAK_LEARNING_RATE = 2e-3
 WARM_UP_STEPS = 100

@@ -15,8 +15,8 @@ from typing import Any, get_args
 
 import pytest
 
-from ichat.config.names import variables
-from ichat.config.schema import Limits, Restarts, Timeouts, Unified
+from ichat.config.names import COMPOUND, sections, variables
+from ichat.config.schema import Admin, Limits, ModelSettings, Restarts, Timeouts, Unified
 from ichat.config.variables import FALL_BACKS, OTHER
 from ichat.errors import ExitCode
 from ichat.ipc.messages import State
@@ -37,6 +37,11 @@ ENDPOINTS = [
     "/v1/embeddings",
     "/tokenize",
     "/generate",
+    "/admin",
+    "/admin/status",
+    "/admin/config",
+    "/admin/plan",
+    "/admin/reload",
 ]
 ERROR_CODES = [
     "model_not_found",
@@ -57,7 +62,11 @@ ERROR_CODES = [
     "request_timeout",
     "too_many_connections",
     "shutting_down",
+    "queue_full",
+    "limit_exceeded",
+    "overloaded",
 ]
+COMMANDS = ["serve", "config", "explain", "plan", "reload", "restart", "health", "status", "version"]
 SIZE_LIMIT_BYTES = 16_000_000
 
 
@@ -89,11 +98,12 @@ def _names(topics: list[Any], language: str) -> set[str]:
 
 def _expected_names() -> list[str]:
     fixed = [name for name in variables() if not name.startswith("ICHAT_DEFAULTS__")]
-    environment = [*fixed, *OTHER, *FALL_BACKS, "HF_TOKEN", "HF_TOKEN_FILE", "ICHAT_API_KEY_FILE"]
-    sections = {"timeouts": Timeouts, "limits": Limits, "restarts": Restarts}
-    keys = [f"{section}.{field}" for section, schema in sections.items() for field in schema.model_fields]
+    files = ["HF_TOKEN_FILE", "ICHAT_API_KEY_FILE", "ICHAT_ADMIN_TOKEN_FILE", "ICHAT_GATEWAY__API_KEY_FILE"]
+    environment = [*fixed, *OTHER, *FALL_BACKS, "HF_TOKEN", *files]
+    keys = [f"{path[-1]}.{field}" for path, schema in sections().items() for field in schema.model_fields]
     codes = [str(code.value) for code in ExitCode]
-    return [*environment, *Unified.model_fields, *keys, *codes, *get_args(State), *ENDPOINTS, *ERROR_CODES]
+    words = [*codes, *get_args(State), *ENDPOINTS, *ERROR_CODES, *COMMANDS]
+    return [*environment, *Unified.model_fields, *COMPOUND, *keys, *words]
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
@@ -117,9 +127,12 @@ def test_every_numeric_default_is_told_as_it_is(topics):
         "header_bytes": f"{limits.header_bytes // 1024} KiB",
         "header_count": f"{limits.header_count} by default",
         "body_bytes": f"{limits.body_bytes // 1024**2} MiB",
+        "bodies_bytes": f"{limits.bodies_bytes // 1024**3} GiB",
         "connections": f"{limits.connections} by default",
     }.items():
         assert words in answers[f"limits.{name}"]
+    assert f"{Admin().port} by default" in answers["admin.port"]
+    assert f"{ModelSettings().limit_queued} by default" in answers["model.limit_queued"]
     assert f"{Restarts().max_restarts} by default" in answers["restarts.max_restarts"]
 
 
