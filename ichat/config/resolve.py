@@ -35,13 +35,15 @@ _ENGINE_VARIABLES = ("ICHAT_VLLM_ARGS", "ICHAT_SGLANG_ARGS")
 @dataclass(frozen=True)
 class Resolved:
     """The settings that hold. ``origins`` names the place of each value that somebody gave, by its dotted path;
-    ``hidden`` are texts that may not be shown wherever they stand (secrets by the names of their variables)."""
+    ``hidden`` are texts that may not be shown wherever they stand (secrets by the names of their variables).
+    ``names_models``: the configuration file does, so that nothing stands in for them."""
 
     settings: Settings
     origins: Mapping[str, str]
     notices: tuple[str, ...]
     sources: Sources
     hidden: frozenset[str] = frozenset()
+    names_models: bool = False
 
 
 def resolve(sources: Sources, engines: Mapping[str, Engine]) -> Resolved:
@@ -73,6 +75,7 @@ def resolve(sources: Sources, engines: Mapping[str, Engine]) -> Resolved:
         notices,
         sources,
         frozenset(substitution.hidden),
+        bool(file.models),
     )
 
 

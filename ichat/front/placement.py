@@ -30,6 +30,7 @@ class Placement:
         "_is_over",
         "_model",
         "_model_traffic",
+        "_names",
         "_request",
         "_table",
         "_traffic",
@@ -49,6 +50,7 @@ class Placement:
         self._was_sent = False  # to any worker, whatever became of it
         self._was_held = False  # once no worker could be reached, so it waited for one
         self._waits_since = 0.0  # 0: it does not wait
+        self._names: list[str] = []  # of the model, when the wait began
         self._is_over = False
         self._model_traffic: ModelTraffic | None = None
         self.started_at = time.monotonic()
@@ -106,15 +108,31 @@ class Placement:
     # ---- the wait (see ``waiting.Waiter``) ----------------------------------------------------------------
 
     def admitted(self) -> None:
+        assert self._model is not None
         self._end_wait()
-        self._go_to(self._pick())
+        if self._model.names == self._names:
+            self._go_to(self._pick())
+        else:
+            self._place_again()
+
+    def _place_again(self) -> None:
+        """The model goes by other names now: the one that was asked for may be nobody's, or another's."""
+        found = inquire(self._request, self._table)
+        if found is self._model:
+            self._go_to(self._pick())
+        elif isinstance(found, Inquiry):
+            self._inquire(found)
+        else:
+            self._route(found)
 
     def refused(self, failure: Failure) -> None:
         self._end_wait()
         self._refuse(failure)
 
     def _begin_wait(self) -> None:
+        assert self._model is not None
         assert self._model_traffic is not None
+        self._names = self._model.names
         self._waits_since = time.monotonic()
         self._model_traffic.queued += 1
 

@@ -164,6 +164,7 @@ class _Launcher:
         )
         self._reloader = Reloader(self._fleet, self._fronts, self._outside.load, check)
         self._reloader.hidden = self._resolved.hidden
+        self._reloader.names_models = self._resolved.names_models
         self._reloader.listen(self._ground.take)
         self._control = Control(self._board, self._fleet, self._reloader, self._fronts)
         self._probes = Probes(self._board, self._control.status)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from ichat.config.resolve import Resolved
 from ichat.config.schema import Model, Settings
-from ichat.errors import IchatError, TemporaryError
+from ichat.errors import ConfigError, IchatError, Problem, TemporaryError
 from ichat.launcher import changes
 from ichat.launcher.application import Application, Configurable, by_name
 from ichat.launcher.board import Board
@@ -24,6 +24,8 @@ from ichat.launcher.scaling import RolloutError
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
+#: An empty file is a valid one: it means the demo model. A file that is written in place is empty for a moment.
+_NO_MODELS = "names no models, and these are served: %s. Name them; to serve the demo model instead, start ichat again."
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Reloader:
         self._is_closed = False
         self.generation = 1
         self.hidden: frozenset[str] = frozenset()  # see Resolved
+        self.names_models = False  # see Resolved
         self.error: str | None = None  # of the last reload
 
     @property
@@ -68,7 +71,7 @@ class Reloader:
 
     async def plan(self) -> dict[str, Any]:
         """What a reload would do now, and why. ConfigError: the configuration is wrong."""
-        resolved = await asyncio.to_thread(self._load)
+        resolved = await self._read()
         new = resolved.settings
         found = changes.compare(self.settings, new, self.hidden | resolved.hidden)
         changed = {change.subject for change in found}
@@ -130,6 +133,17 @@ class Reloader:
                 if not self._is_closed:
                     self._fleet.settle()
 
+    async def _read(self) -> Resolved:
+        """ConfigError: it is wrong, or it looks like a file that somebody is still writing."""
+        resolved = await asyncio.to_thread(self._load)
+        if self.names_models and not resolved.names_models:
+            served = ", ".join(model.name for model in self.settings.models)
+            document = resolved.sources.document
+            raise ConfigError(
+                [Problem("E-CFG-NO-MODELS", "" if document is None else document.name, _NO_MODELS % served)]
+            )
+        return resolved
+
     # ---- one operation ----------------------------------------------------------------------------------------
 
     async def _restart_in_turn(self, model: str) -> Report:
@@ -165,7 +179,7 @@ class Reloader:
 
     async def _reload(self) -> Report:
         began = time.monotonic()
-        resolved = await asyncio.to_thread(self._load)
+        resolved = await self._read()
         new = resolved.settings
         found = changes.compare(self.settings, new, self.hidden | resolved.hidden)
         for change in found:
@@ -176,6 +190,7 @@ class Reloader:
         if any(change.kind != "container" for change in found):
             self.generation += 1
         self.hidden |= resolved.hidden
+        self.names_models = resolved.names_models
         report = Report(self.generation)
         await self._application.apply(found, new, report)
         self.error = "; ".join(report.failures.values()) or None

@@ -37,12 +37,13 @@ class Rolling:
         return set(self.it.pids().values())
 
     def change(self, **settings: Any) -> None:
-        """By a reload; every process of the model is another one afterwards."""
+        """By a reload; every process is another one afterwards, unless it was not told what has changed."""
         before = self.pids()
+        is_hot = set(settings) == {"aliases"} and self.it.backend == "sglang"
         self.it.model |= settings
         self.it.configure(models={"demo": self.it.model})
         self.it.order("reload", limit_s=300)
-        assert not before & self.pids()
+        assert before & self.pids() == (before if is_hot else set())
 
     def restart(self) -> None:
         before = self.pids()
@@ -80,7 +81,7 @@ def test_six_restarts_and_reloads_lose_no_request(backend: str) -> None:
         trial.wait_until_sent(REQUESTS, 300)
         trial.load.stop(240)
         assert it.stop() == 0
-        verdict = trial.judge(text=None, names_the_id=False)
+        verdict = trial.judge(text=None, names_the_id=False, repeats_the_name=backend == "sglang")
         verdict.assert_clean(it.lines())
         assert len(verdict.history.requests) >= REQUESTS
         it.assert_nothing_left()

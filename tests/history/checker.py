@@ -27,6 +27,7 @@ class Rules:
 
     text: Callable[[Request], str] | None = fake_text  # the whole answer; None: nobody knows it
     names_the_id: bool = True  # the engine says for whom an answer is
+    repeats_the_name: bool = False  # it gives its name as it was asked for, by whatever alias (SGLang)
     notes: tuple[str, ...] | None = None  # the fake engines' own lines; None: they were not asked to write any
     most_executions: int = 1  # of one request that its client did not send again
     abort_within_s: float = 0.5  # an engine may work on after its client has left
@@ -149,7 +150,8 @@ def _judge_answer(request: Request, rules: Rules) -> _Broken:
 
 
 def _judge_sender(request: Request, rules: Rules) -> _Broken:
-    if request.model and request.answered_model != request.model:
+    expected = request.name if rules.repeats_the_name else request.model
+    if request.model and request.answered_model != expected:
         yield "right model", f"{request.name} is {request.model}, but {request.answered_model or 'nobody'} answered"
     if not rules.names_the_id:
         return

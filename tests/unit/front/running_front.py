@@ -37,6 +37,7 @@ class FrontUnderTest:
         hold_s: float = 0.0,
         limits: dict[str, int | None] | None = None,
         others: tuple[messages.Instance, ...] = (),
+        served_names: tuple[str, ...] = ("demo",),
     ) -> None:
         names = incarnations or tuple("a" for _ in workers)
         instances = [
@@ -45,7 +46,7 @@ class FrontUnderTest:
         ]
         since = since or time.time()
         model = messages.RouteModel(
-            "demo", ["demo"], "fake", state, words, since, instances, hold_s, None, limits or {}
+            "demo", list(served_names), "fake", state, words, since, instances, hold_s, None, limits or {}
         )
         self.launcher.send(messages.Routes([model], was_ready=state == "ready", others=list(others)))
 

@@ -84,6 +84,23 @@ async def test_requests_wait_until_an_instance_is_ready(
     assert sorted(numbers(worker)) == list(range(100))
 
 
+@pytest.mark.parametrize("size", [10, 3_000_000], ids=["short", "long"])
+async def test_who_waited_under_a_name_that_has_gone_is_told_so(
+    loading: FrontUnderTest, worker: ScriptedWorker, size: int
+) -> None:
+    """The worker knows only its new names, or does not look at them."""
+    loading.routes(state="starting", hold_s=30, served_names=("demo", "old"))
+    await loading.settle()
+    clients = {name: await loading.connect() for name in ("old", "demo")}
+    for number, (name, client) in enumerate(clients.items()):
+        await client.send(request(body=json.dumps({"prompt": "x" * size, "model": name}).encode()))
+        await until(lambda number=number: waiting(loading) == number + 1)
+    loading.routes(worker, hold_s=30, served_names=("demo", "new"))
+    gone, served = await clients["old"].response(), await clients["demo"].response()
+    assert (gone.status, gone.code, served.status) == (404, "model_not_found", 200)
+    assert [json.loads(seen.body)["model"] for seen in worker.seen] == ["demo"]
+
+
 async def test_who_came_first_is_served_first(loading: FrontUnderTest, worker: ScriptedWorker) -> None:
     clients = await queue_up(loading, 50)
     loading.routes(worker, hold_s=30, limits={"concurrent": 1})

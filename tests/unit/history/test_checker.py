@@ -145,6 +145,11 @@ def test_a_name_that_nobody_was_expected_to_answer_for_may_have_come_meanwhile()
     assert broken(judge(request(25, model=""), events=GOES + COMES, sent=0)) == ["removed"]
 
 
+def test_an_engine_may_call_itself_as_it_was_asked_for() -> None:
+    assert judge(request(answered_model="a-alias"), repeats_the_name=True).is_clean
+    assert broken(judge(request(answered_model="b"), repeats_the_name=True)) == ["right model"]
+
+
 def test_an_answer_to_another_request_is_caught() -> None:
     assert broken(judge(request(answered_id="r-7"))) == ["right request"]
 

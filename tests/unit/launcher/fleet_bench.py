@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from types import SimpleNamespace
 from typing import Any
 
 from ichat.config.schema import Model, Settings, Timeouts
@@ -66,13 +67,16 @@ class FleetBench:
         self.answers_to: dict[str, str] = {}  # the served name by incarnation
         self.cannot_load: Callable[[Model], bool] = lambda _model: False
         self.file = settings  # what the configuration says now
+        self.names_models = True  # it does, rather than leave it to what stands in for them
         self.checked: list[str] = []
         self.fleet = Fleet(self._start, self.board, self.fronts, settings, visible_gpus)
         self.reloader = Reloader(self.fleet, self.fronts, self._load, lambda one: self.checked.append(one.name))
+        self.reloader.names_models = True
 
     def _load(self) -> Any:
         class Loaded:
-            settings, notices, hidden = self.file, (), frozenset()
+            settings, notices, hidden, names_models = self.file, (), frozenset(), self.names_models
+            sources = SimpleNamespace(document=SimpleNamespace(name="configs.yaml"))
 
         return Loaded
 

@@ -293,6 +293,25 @@ async def test_a_wrong_configuration_changes_nothing_and_says_so() -> None:
         assert bench.fronts.configured == []
 
 
+async def test_a_file_that_names_no_models_any_more_is_one_that_is_being_written() -> None:
+    async with fleet_bench(model()) as bench:
+        bench.names_models, bench.file = False, settings_of(model(context_length=1))
+        for asked in (bench.reloader.plan, bench.reloader.reload):
+            with pytest.raises(ConfigError, match=r"configs\.yaml names no models, and these are served: demo\."):
+                await asked()
+        assert len(bench.started) == 1
+        bench.names_models = True
+        assert (await bench.reloader.reload()).done
+        assert len(bench.started) == 2
+
+
+async def test_without_models_from_a_file_none_are_missed() -> None:
+    async with fleet_bench(model()) as bench:
+        bench.names_models = bench.reloader.names_models = False
+        bench.file = settings_of(model(context_length=1))
+        assert (await bench.reloader.reload()).done
+
+
 async def test_a_storm_of_reloads_becomes_two() -> None:
     async with fleet_bench(model()) as bench:
         bench.file = settings_of(model(context_length=1))
