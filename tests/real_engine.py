@@ -157,7 +157,7 @@ class Stream(threading.Thread):
     def is_complete(self) -> bool:
         """It came to its own end: a finish reason, then [DONE], and no error."""
         return (
-            self.status == 200 and not self.error and self.events[-1] == b"[DONE]" and b'"error"' not in self.text
+            self.status == 200 and not self.error and self.events[-1] == b"[DONE]" and b'data: {"error"' not in self.text
             and any(json.loads(event)["choices"][0]["finish_reason"] for event in self.events[-3:-1]
                     if json.loads(event).get("choices"))
         )  # fmt: skip

@@ -84,7 +84,7 @@ async def test_sigterm_lets_streams_finish_and_leaves_nothing(backend: str) -> N
         for status, text in answers:
             assert status == 200
             assert text.endswith(b"data: [DONE]\n\n")
-            assert b'"error"' not in text
+            assert b'data: {"error"' not in text  # the word alone is one that the demo model knows
             last = json.loads(text.split(b"data: ")[-2])
             assert last["choices"][0]["finish_reason"] == "length", "the stream came to its own end"
         await assert_gone(processes)
