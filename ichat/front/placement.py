@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import time
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from ichat.front.worker_connection import WorkerConnection
 
 
-class Placement:
+class Placement(abc.ABC):
     """The half of a relay that is concerned with the choice of a worker; the other half speaks to it.
 
     As long as it has a worker it is in flight there and in its model; as long as it has none it may be in the line of
@@ -57,17 +58,17 @@ class Placement:
 
     # ---- the other half -----------------------------------------------------------------------------------
 
+    @abc.abstractmethod
     def connected(self, connection: WorkerConnection) -> None:
         """Send the request: here is a connection to the worker."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _refuse(self, failure: Failure) -> None:
         """End the request by this."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _abandon(self) -> None:
         """Want no more of the answer that is arriving."""
-        raise NotImplementedError
 
     # ---- the first try ------------------------------------------------------------------------------------
 
