@@ -34,7 +34,7 @@ test: ## Set up everything and run every test there is
 	@scripts/setup --quiet
 	@$(IN_DEV)/python -m pytest $(TESTS) $(ARGS)
 
-check: ## Lint, types, layers, unit tests and the contract on the fake engine: about two minutes
+check: ## Lint, types, layers, unit tests and the contract on the fake engine: about three minutes
 	@scripts/setup --quiet dev
 	@$(MAKE) lint type
 	@$(IN_DEV)/python -m pytest -m "not engine and not volume" $(wildcard tests/unit tests/contract)
