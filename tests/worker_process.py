@@ -53,7 +53,7 @@ class WorkerProcess:
         self.started_at = time.monotonic()
         self.process = await asyncio.create_subprocess_exec(
             python_of(self.model.backend), "-m", "ichat.worker", "--control-fd", str(theirs.fileno()),
-            pass_fds=[theirs.fileno()], env=self._environment(), start_new_session=True, stderr=self._stderr,
+            pass_fds=[theirs.fileno()], env=self._environment(), process_group=0, stderr=self._stderr,
             stdout=self._stderr, cwd=self.run_dir,
         )  # fmt: skip
         theirs.close()

@@ -66,6 +66,9 @@ WORKER_LOST = Failure(
     "worker_lost",
     "The worker that served this request ended before the answer was complete. Send the request again.",
 )
+ABORTED = Failure(
+    503, "aborted", "The engine was told to abort this request before it had begun. Send it again.", retry_after_s=1
+)
 INVALID_API_KEY = Failure(
     401,
     "invalid_api_key",

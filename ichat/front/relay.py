@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from ichat.front.errors import WORKER_LOST, Failure, engine_error
+from ichat.front.errors import ABORTED, WORKER_LOST, Failure, engine_error
 from ichat.front.placement import Placement
 from ichat.front.response_body import CHUNKED, Data, ResponseBody, body_of
 from ichat.front.traffic import ENOUGH
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: Said by an engine of itself, without inner details: this model cannot do that.
 _NOT_IMPLEMENTED = 501
+#: How a stream begins, chunked or not, that has an end and nothing before it.
+_NOTHING_SAID, _SHORT = b"data: [DONE]", 32
 #: All that is passed on of an engine's own failure.
 _KEPT_OF_A_FAILURE = (b"x-request-id", b"retry-after")
 
@@ -82,6 +84,9 @@ class Relay(Placement):
         self._connection = None
         if head.status >= 400 and self._is_refused(head):
             return
+        if body.startswith(_NOTHING_SAID):
+            self._unanswered()
+            return
         if worker.failures:
             worker.forgive()
         worker.served += 1
@@ -105,8 +110,16 @@ class Relay(Placement):
             self._sent_bytes += len(data)
             if self._has_begun:
                 self._client.write(data)
+            elif _NOTHING_SAID in data[:_SHORT]:
+                self._unanswered()
             else:
                 self._begin(data)
+
+    def _unanswered(self) -> None:
+        """vLLM ends the stream of a request that is aborted before its first token as if it had been answered."""
+        self._abandon()
+        if not self._retry():
+            self._refuse(ABORTED)
 
     def response_completed(self) -> None:
         assert self._body is not None

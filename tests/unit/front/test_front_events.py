@@ -1,6 +1,7 @@
 """A stream of events reaches the client event by event, and ends honestly wherever it is cut."""
 
 import asyncio
+import functools
 import itertools
 import json
 
@@ -274,3 +275,36 @@ async def test_a_cut_short_answer_is_a_clean_502(front: FrontUnderTest, worker: 
     worker.script = script
     response = await front.ask(request())
     assert (response.status, response.code) == (502, "worker_lost")
+
+
+async def end_at_once(turn: Turn, *, in_one_read: bool) -> None:
+    """As vLLM ends the stream of a request that is aborted before its first token."""
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
+    body = b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
+    if in_one_read:
+        await turn.send(head + body)
+        return
+    for part in (head, body[:-5], body[-5:]):
+        await turn.send(part)
+        await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("in_one_read", [True, False])
+async def test_a_stream_that_ends_before_it_began_is_no_answer(
+    front: FrontUnderTest, worker: ScriptedWorker, in_one_read: bool
+) -> None:
+    worker.script = functools.partial(end_at_once, in_one_read=in_one_read)
+    client = await front.connect()
+    for _ in range(2):
+        await client.send(request())
+        response = await client.response()
+        assert (response.status, response.code, response.header("retry-after")) == (503, "aborted", "1")
+    client.close()
+
+
+@pytest.mark.parametrize("in_one_read", [True, False])
+async def test_another_worker_answers_what_one_aborted_before_it_began(in_one_read: bool) -> None:
+    async with running_worker() as worker, running_worker() as other, running_front(worker, other) as front:
+        worker.script = functools.partial(end_at_once, in_one_read=in_one_read)
+        assert [(await front.ask(request())).status for _ in range(6)] == [200] * 6
+        assert worker.seen
