@@ -21,7 +21,7 @@ from tests.worker_process import DEMO, WorkerProcess, model
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
 REAL = [pytest.param("vllm", marks=pytest.mark.engine), pytest.param("sglang", marks=pytest.mark.engine)]
 ENGINES = ["fake", *REAL]
-LONG = {"fake": 60, "vllm": 1500, "sglang": 300}
+LONG = {"fake": 60, "vllm": 800, "sglang": 300}
 QUESTION = "What is ICHAT_PORT?"
 
 

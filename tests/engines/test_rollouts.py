@@ -11,10 +11,11 @@ from tests.history.mix import Mix, Target
 from tests.history.trial import Trial
 from tests.launcher_process import ask
 from tests.real_engine import ENGINES, RealLauncher
+from tests.volume import IS_FULL, times
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
-REQUESTS, RATE = 2000, 12  # a second, on two cores of which a starting engine takes most
+REQUESTS, RATE = times(2000, 600), 12  # a second, on two cores of which a starting engine takes most
 #: Exactly so many tokens as were asked for, and the engine's own count of them.
 BODY = {"temperature": 0, "ignore_eos": True}
 COUNTED = {"stream_options": {"include_usage": True}}
@@ -66,18 +67,20 @@ class Rolling:
 
 
 @pytest.mark.parametrize("backend", ENGINES)
-def test_six_restarts_and_reloads_lose_no_request(backend: str) -> None:
+def test_restarts_and_reloads_lose_no_request(backend: str) -> None:
     rolling = Rolling(backend)
     rolling.trial.promises.removed(*NAMES[1:])
     with rolling.it as it, rolling.trial as trial:
-        rolling.restart()
+        if IS_FULL:
+            rolling.restart()
         rolling.change(context_length=1024)
         assert rolling.longest() == 1024
         rolling.rename("first", "second")
-        rolling.change(context_length=2048, rollout="hold")
-        assert rolling.longest() == 2048
-        rolling.restart()
-        rolling.rename("second", "third", context_length=1024)
+        if IS_FULL:
+            rolling.change(context_length=2048, rollout="hold")
+            assert rolling.longest() == 2048
+            rolling.restart()
+        rolling.rename("second", "third", context_length=1536, rollout="hold")
         trial.wait_until_sent(REQUESTS, 300)
         trial.load.stop(240)
         assert it.stop() == 0

@@ -15,6 +15,7 @@ import pytest
 
 from tests.launcher_process import ROOT
 from tests.real_engine import ENGINES, TITLES, Readiness, RealLauncher, Stream, load
+from tests.volume import times
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
 
@@ -227,7 +228,7 @@ def test_sigterm_at_any_moment_of_the_start_ends_it(backend: str) -> None:
         launcher.wait_ready()
         start_s = time.monotonic() - launcher.began
         launcher.stop()
-    steps = 10
+    steps = times(10, 5)
     for step in range(steps):
         with RealLauncher(backend) as launcher:
             launcher.wait_catching_sigterm()
@@ -241,8 +242,8 @@ def test_sigterm_at_any_moment_of_the_start_ends_it(backend: str) -> None:
 
 @pytest.mark.parametrize("backend", ENGINES)
 def test_ready_is_never_said_before_a_token_can_come_out(backend: str) -> None:
-    """Ten starts, polled every 10 ms from the first instant to the end, which is a stop or the engine's death."""
-    for number in range(10):
+    """Starts polled every 10 ms from the first instant to the end, which is a stop or the death of either process."""
+    for number in range(times(10, 4)):
         with RealLauncher(backend, restarts={"enabled": False}) as launcher:
             assert launcher.port
             readiness = Readiness(launcher)

@@ -12,12 +12,12 @@ from tests.faults.changing_models import ChangingModels
 from tests.history.mix import Mix, Target
 from tests.history.trial import NOTES, Trial
 from tests.launcher_process import Launcher
+from tests.volume import times
 
 pytestmark = [pytest.mark.volume, pytest.mark.timeout(1500)]
 
-#: All of it takes a quarter of an hour. Without ICHAT_TEST_FULL a part is run.
-IS_FULL = bool(os.environ.get("ICHAT_TEST_FULL"))
-RESTARTS, RELOADS, REQUESTS = (50, 200, 100_000) if IS_FULL else (50, 60, 20_000)
+#: All of it takes a quarter of an hour.
+RESTARTS, RELOADS, REQUESTS = 50, times(200, 60), times(100_000, 20_000)
 #: Requests a second: a third of what two cores bear while workers start, since what else the machine does is not known.
 RATE = 250
 #: It is changes that must lose nothing here; a machine that is too busy for a while only makes requests wait.
