@@ -25,7 +25,7 @@ from ichat.errors import EngineError, IchatError
 log = logging.getLogger(__name__)
 
 _POLL_S = 0.05
-_WATCH_S = 2.0  # a process that a warm-up went through has its title long before
+_WATCH_S = 10.0  # a process that a warm-up went through has its title long before; a busy machine takes its time
 
 
 class BaseBackend(abc.ABC):

@@ -53,6 +53,7 @@ class Front:
         self._channel = channel
         self._traffic = Traffic()
         self._routes_number = 0
+        self._servers: list[asyncio.Server] = []
         self._table = RoutingTable(timeouts, self._send, start.processes)
         self._keyring = Keyring(start.api_keys)
         limits = cast("Limits", self._live_limits)
@@ -69,11 +70,13 @@ class Front:
         self._draining: asyncio.Task[None] | None = None
 
     async def run(self, listeners: list[socket.socket]) -> ExitCode:
+        """Connections wait in the kernel until the launcher has said what there is to serve."""
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
         loop.add_signal_handler(signal.SIGTERM, stop.set)
-        servers = [
-            await loop.create_server(self._new_connection, sock=listener, backlog=_BACKLOG) for listener in listeners
+        self._servers = [
+            await loop.create_server(self._new_connection, sock=listener, backlog=_BACKLOG, start_serving=False)
+            for listener in listeners
         ]
         self._channel.send(messages.FrontUp())
         sweep = asyncio.create_task(self._sweep(), name="sweep")
@@ -85,7 +88,7 @@ class Front:
                 task.result()  # what broke there ends this process, with its traceback
             return ExitCode.OK if stopped in done else ExitCode.SOFTWARE
         finally:
-            for server in servers:
+            for server in self._servers:
                 server.close()
             for task in (sweep, obey, stopped):
                 task.cancel()
@@ -103,6 +106,7 @@ class Front:
     # ---- the launcher's words -----------------------------------------------------------------------------
 
     async def _obey(self) -> None:
+        is_serving = False
         async for message in self._channel:
             match message:
                 case messages.Ping(number=number):
@@ -110,6 +114,10 @@ class Front:
                 case messages.Routes():
                     self._routes_number = message.number
                     self._table.replace(message)
+                    if not is_serving:
+                        is_serving = True
+                        for server in self._servers:
+                            await server.start_serving()
                 case messages.Withdraw():
                     self._withdraw()
                 case messages.Drain(deadline=deadline):

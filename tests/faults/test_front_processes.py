@@ -146,7 +146,7 @@ def test_with_a_certificate_the_port_speaks_https_and_the_probe_socket_stays_as_
     with Launcher(front={"processes": 2}, timeouts=SOON, server=tls) as it:
         it.wait_ready()
         assert it.health() == "ready: demo"
-        assert "curl https://127.0.0.1:" in it.lines()
+        it.wait_for(lambda: "curl https://127.0.0.1:" in it.lines(), 3)
         assert secure_get(it.port, cert, "/readyz").endswith(b"ready: demo\n")
         assert it.get("/readyz")[0] == 0
         write_certificate(tmp_path, "localhost")

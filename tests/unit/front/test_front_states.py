@@ -18,8 +18,19 @@ async def statuses(front: FrontUnderTest, targets: tuple[str, ...]) -> set[int]:
     return {(await front.get(target)).status for target in targets}
 
 
-async def test_before_any_route_it_lives_and_is_not_ready() -> None:
+async def test_what_comes_before_the_launcher_has_spoken_waits_for_its_words(worker: ScriptedWorker) -> None:
+    """As after a restart of the front, whose models are ready all along."""
     async with running_front() as front:
+        asking = [asyncio.create_task(front.ask(request())) for _ in range(3)]
+        await asyncio.sleep(0.1)
+        assert not any(one.done() for one in asking)
+        front.routes(worker)
+        assert [(await one).status for one in asking] == [200] * 3
+
+
+async def test_without_a_model_it_lives_and_is_not_ready() -> None:
+    async with running_front() as front:
+        await front.tell(messages.Routes([], was_ready=False))
         assert await statuses(front, ALIVE) == {200}
         assert await statuses(front, (*READY, "/startupz")) == {503}
         response = await front.ask(request())
