@@ -208,6 +208,9 @@ class ModelSettings(Unified):
     limit_body_bytes: PositiveInt | None = Field(None, description="largest body for this model; beyond it 413")
     limit_n: PositiveInt | None = Field(None, description="largest `n` (and `best_of`) of a request; beyond it 400")
     limit_max_tokens: PositiveInt | None = Field(None, description="largest `max_tokens` of a request; beyond it 400")
+    limit_schema_bytes: PositiveInt | None = Field(
+        65536, description="largest JSON Schema, tool or grammar in a request; beyond it 400; null: nothing is checked"
+    )
     start_s: PositiveFloat | None = Field(None, description="instead of timeouts.start_s")
     drain_s: PositiveFloat | None = Field(
         None, description="instead of timeouts.drain_s, where an instance is replaced"

@@ -1,12 +1,14 @@
-"""What one request may ask of a model at most: the size of its body, how many answers, how many tokens."""
+"""What one request may ask of a model at most: the size of its body, answers, tokens, and what constrains them."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from ichat.front.constraints import TYPES, Budget, excess
 from ichat.front.errors import Failure, body_too_large
 from ichat.ipc import messages
 
@@ -17,54 +19,73 @@ _TOKENS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "max_new_
 _CONTAINERS = ("sampling_params", "parameters", "options")
 _NESTING = 3
 
-#: All keys of a request that a limit is about.
-KEYS = frozenset((*_ANSWERS, *_TOKENS, *_CONTAINERS))
+#: How the values of a key begin, in JSON, that are of interest; nothing: however they begin.
+_OPENERS: dict[type, bytes] = {dict: b"{", list: b"[", str: b'"'}
+_NUMBER_KEYS: dict[str, bytes] = dict.fromkeys((*_ANSWERS, *_TOKENS, *_CONTAINERS), b"")
+_CONSTRAINT_KEYS: dict[str, bytes] = {
+    **dict.fromkeys(_CONTAINERS, b""),
+    **{key: b"".join(_OPENERS[one] for one in types) for key, types in TYPES.items()},
+}
 
 Fields = Iterable[tuple[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class Caps:
-    """``has_fields``: the fields of a body must be known, not only its length."""
+    """``numbers`` is by field: the setting that bounds it, and its value. ``keys`` are all bounded fields."""
 
     model: str
     body_bytes: int | None
-    limits: dict[str, tuple[str, int]]  # by field: the setting, and its value
+    schema_bytes: int | None
+    numbers: dict[str, tuple[str, int]]
+    keys: frozenset[str]
 
     @classmethod
     def of(cls, route: messages.RouteModel) -> Caps | None:
         """None: there are none."""
-        limits: dict[str, tuple[str, int]] = {}
+        numbers: dict[str, tuple[str, int]] = {}
         for setting, names in (("n", _ANSWERS), ("max_tokens", _TOKENS)):
             if (value := route.limits.get(setting)) is not None:
-                limits |= dict.fromkeys(names, (f"limit_{setting}", value))
-        body_bytes = route.limits.get("body_bytes")
-        return None if body_bytes is None and not limits else cls(route.name, body_bytes, limits)
+                numbers |= dict.fromkeys(names, (f"limit_{setting}", value))
+        body_bytes, schema_bytes = route.limits.get("body_bytes"), route.limits.get("schema_bytes")
+        keys = {*numbers, *(TYPES if schema_bytes is not None else ())}
+        if keys:
+            keys.update(_CONTAINERS)
+        caps = cls(route.name, body_bytes, schema_bytes, numbers, frozenset(keys))
+        return caps if keys or body_bytes is not None else None
 
-    @property
-    def has_fields(self) -> bool:
-        return bool(self.limits)
+    def may_object(self, body: bytes | bytearray, document: dict[str, Any]) -> bool:
+        """``document``: what the body says. False: there is nothing that a bound is on."""
+        if self.body_bytes is not None and len(body) > self.body_bytes:
+            return True
+        return not self.keys.isdisjoint(document) or (self.schema_bytes is not None and any(_tools_of(document)))
 
-    def objection(self, body: bytes | bytearray, fields: Fields) -> Failure | None:
+    def objection(self, body: bytes | bytearray, fields: Fields, *, generates: bool = True) -> Failure | None:
         if self.body_bytes is not None and len(body) > self.body_bytes:
             return body_too_large(self.body_bytes, f"limit_body_bytes of {self.model}", closes=False)
-        return self._in_fields(fields, "", 1) if self.limits else None
+        if self.schema_bytes is not None and not generates:
+            return dataclasses.replace(self, schema_bytes=None).objection(body, fields)
+        return self._in_fields(fields, "", 1, Budget()) if self.keys else None
 
-    def _in_fields(self, fields: Fields, path: str, depth: int) -> Failure | None:
+    def _in_fields(self, fields: Fields, path: str, depth: int, budget: Budget) -> Failure | None:
         for key, value in fields:
-            if key in self.limits:
-                failure = self._in_value(f"{path}{key}", value, *self.limits[key])
+            if key in self.numbers:
+                failure = self._in_value(f"{path}{key}", value, *self.numbers[key])
+            elif key in TYPES and self.schema_bytes is not None:
+                failure = self._in_constraint(f"{path}{key}", key, value, self.schema_bytes, budget)
+            elif key == "messages" and depth == 1 and self.schema_bytes is not None:
+                failure = self._in_messages(value, self.schema_bytes, budget)
             elif key in _CONTAINERS and depth < _NESTING:
-                failure = self._in_container(value, f"{path}{key}.", depth + 1)
+                failure = self._in_container(value, f"{path}{key}.", depth + 1, budget)
             else:
                 failure = None
             if failure is not None:
                 return failure
         return None
 
-    def _in_container(self, value: Any, path: str, depth: int) -> Failure | None:
+    def _in_container(self, value: Any, path: str, depth: int, budget: Budget) -> Failure | None:
         for one in value if isinstance(value, list) else (value,):
-            if isinstance(one, dict) and (failure := self._in_fields(one.items(), path, depth)) is not None:
+            if isinstance(one, dict) and (failure := self._in_fields(one.items(), path, depth, budget)) is not None:
                 return failure
         return None
 
@@ -73,8 +94,31 @@ class Caps:
             return None
         shown = str(value)
         shown = shown if len(shown) <= 32 else f"{shown[:31]}…"
-        message = f"{path}: {shown} is more than model '{self.model}' allows ({setting}: {limit}). Ask for less."
-        return Failure(400, "limit_exceeded", message)
+        return _exceeded(
+            f"{path}: {shown} is more than model '{self.model}' allows ({setting}: {limit}). Ask for less."
+        )
+
+    def _in_messages(self, messages: Any, schema_bytes: int, budget: Budget) -> Failure | None:
+        found = _tools_of({"messages": messages})
+        failures = (self._in_constraint("messages.tools", "tools", tools, schema_bytes, budget) for tools in found)
+        return next(filter(None, failures), None)
+
+    def _in_constraint(self, path: str, key: str, value: Any, schema_bytes: int, budget: Budget) -> Failure | None:
+        words = excess(key, value, self.model, schema_bytes, budget)
+        return None if words is None else _exceeded(f"{path}: {words}")
+
+
+def _tools_of(document: dict[str, Any]) -> Iterator[Any]:
+    """Those that stand in the messages themselves, which SGLang adds to the request's."""
+    messages = document.get("messages")
+    if type(messages) is list:
+        for message in messages:
+            if type(message) is dict and "tools" in message:
+                yield message["tools"]
+
+
+def _exceeded(message: str) -> Failure:
+    return Failure(400, "limit_exceeded", message)
 
 
 def _number(value: Any) -> float:
@@ -85,3 +129,9 @@ def _number(value: Any) -> float:
         except (ValueError, OverflowError):
             return math.inf if isinstance(value, int) else -math.inf
     return -math.inf
+
+
+def keys_of(caps: Collection[Caps], *, with_constraints: bool = True) -> dict[str, bytes]:
+    """What any of them must know of a body, and how the values begin that matter, in JSON; nothing: in any way."""
+    keys = _NUMBER_KEYS if any(one.numbers for one in caps) else {}
+    return keys | _CONSTRAINT_KEYS if with_constraints and any(one.schema_bytes is not None for one in caps) else keys

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ichat.front import caps, model_name
+from ichat.front import model_name
+from ichat.front.caps import Fields
 from ichat.front.errors import Failure, invalid_body
 from ichat.front.json_search import BodyError
 
@@ -36,20 +37,22 @@ class Inquiry:
 def inquire(request: Request, table: RoutingTable) -> Model | Failure | Inquiry:
     """At once, where the body is short."""
     try:
-        found = model_name.search(request, caps.KEYS if table.has_field_caps else ())
+        found = model_name.search(request, table.all_keys, table.number_keys)
     except BodyError as error:
         return invalid_body(str(error))
     if type(found) is dict:
-        if (model := table.by_name.get(found.get("model", ""))) is not None and model.caps is None:
+        model = table.by_name.get(found.get("model", ""))
+        if model is not None and (model.caps is None or not model.caps.may_object(request.body, found)):
             return model  # nearly always
         return _judged(request, table, found.get("model"), found.items())
     return _judged(request, table, None, ()) if found is None else Inquiry(request, table, found)  # type: ignore[arg-type]
 
 
-def _judged(request: Request, table: RoutingTable, name: str | None, fields: caps.Fields) -> Model | Failure:
+def _judged(request: Request, table: RoutingTable, name: str | None, fields: Fields) -> Model | Failure:
     if name is None:
         name = model_name.outside(request)
     model = table.find(name)
     if isinstance(model, Failure) or model.caps is None:
         return model
-    return model.caps.objection(request.body, fields) or model
+    generates = request.route is None or request.route.generates
+    return model.caps.objection(request.body, fields, generates=generates) or model

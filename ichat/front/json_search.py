@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import orjson
@@ -13,10 +14,13 @@ _NAME_LIMIT_BYTES = 1024
 _DEPTH_LIMIT = 1024
 #: A body of nothing but brackets and quotes is given up after about a second of work, done in slices.
 _TOKEN_LIMIT = 2_000_000
+#: Of the keys of an object in the list `messages`.
+_MESSAGE_DEPTH = 3
+_TOOLS = "tools"
 #: Longer than any key that we look for, even if all of its characters are written as \\u006e.
 _KEY_LIMIT_BYTES = 160
-#: A longer value of a key that we look for is not one that anybody means.
-_VALUE_LIMIT_BYTES = 64 * 1024
+#: A longer value of a key that we look for is not one that anybody means; it is parsed at once.
+_VALUE_LIMIT_BYTES = 1024 * 1024
 
 _OUTSIDE_STRINGS = re.compile(rb'["{}\[\]]')
 _COLON = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*")
@@ -24,6 +28,8 @@ _NAME = re.compile(rb'"(?:[^"\\]|\\.){0,1024}"')
 _OBJECT = re.compile(rb"[ \t\r\n]*\{")
 _SCALAR_LIMIT_BYTES = 400
 _SCALAR = re.compile(rb'[^\s,\]}"]{1,%d}|"(?:[^"\\]|\\.){0,%d}"' % (_SCALAR_LIMIT_BYTES, _SCALAR_LIMIT_BYTES))
+_TEXT = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+NO_KEYS: Mapping[str, bytes] = MappingProxyType({})
 
 
 class BodyError(ValueError):
@@ -34,7 +40,8 @@ class JSONSearch:
     """Looks for the first "model" of the outermost object, and at nothing else: the engine parses the rest.
 
     With ``keys`` it goes on to the end and collects the values of these, too, in ``fields``: all of them, also of a
-    key that is there twice. What cannot be understood is an error then, since it would get past a limit.
+    key that is there twice, that begin with one of the bytes which belong to the key, if any do. What cannot be
+    understood is an error then, since it would get past a limit.
     """
 
     __slots__ = (
@@ -45,13 +52,14 @@ class JSONSearch:
         "_position",
         "_string_start",
         "_tokens",
+        "_value_depth",
         "_value_start",
         "_wanted",
         "fields",
         "name",
     )
 
-    def __init__(self, body: bytes | bytearray, keys: Collection[str] = ()) -> None:
+    def __init__(self, body: bytes | bytearray, keys: Mapping[str, bytes] = NO_KEYS) -> None:
         if (start := _OBJECT.match(body, 0, _SLICE_BYTES)) is None:
             raise BodyError("body: not a JSON object at byte 0. Send {...}.")
         self._body, self._position, self._keys = body, start.end(), keys
@@ -59,7 +67,7 @@ class JSONSearch:
         self._string_start = -1  # of the string that we are in
         self._open_escape = 0  # 1: the slice before ended in an odd number of backslashes
         self._tokens = 0
-        self._wanted, self._value_start = "", -1  # the key whose list or object we are in
+        self._wanted, self._value_start, self._value_depth = "", -1, 1  # the key whose list or object we are in
         self.name: str | None = None
         self.fields: list[tuple[str, Any]] = []
 
@@ -89,7 +97,7 @@ class JSONSearch:
                 raise BodyError(f"body: nested deeper than {_DEPTH_LIMIT} at byte {token.start()}. Nest less.")
         else:
             self._depth -= 1
-            if self._depth == 1 and self._wanted:
+            if self._wanted and self._depth == self._value_depth:
                 self._end_container()
         return self._is_over()
 
@@ -113,18 +121,27 @@ class JSONSearch:
         if quote < 0 or backslashes % 2:  # no quote, or one that belongs to the string
             return False
         start, self._string_start = self._string_start, -1
-        if self._depth != 1 or quote - start > _KEY_LIMIT_BYTES:
+        if quote - start > _KEY_LIMIT_BYTES or not (self._depth == 1 or self._may_be_of_message(start, quote)):
             return False
         return self._is_found(_string(body, start, quote))
 
+    def _may_be_of_message(self, start: int, end: int) -> bool:
+        """Whether it may be the key `tools` of a message, which SGLang adds to those of the request."""
+        if self._depth != _MESSAGE_DEPTH or self._wanted or _TOOLS not in self._keys:
+            return False
+        text = self._body[start:end]
+        return text == _TOOLS.encode() or (b"\\" in text and _string(self._body, start, end) == _TOOLS)
+
     def _is_found(self, key: str) -> bool:
-        is_model = key == "model" and self.name is None
+        is_model = key == "model" and self.name is None and self._depth == 1
         if not is_model and key not in self._keys:
             return False
         if (colon := _COLON.match(self._body, self._position, self._position + _NAME_LIMIT_BYTES)) is None:
             if self._keys and self._body[self._position : self._position + _NAME_LIMIT_BYTES].isspace():
                 raise BodyError(f"{key}: no colon behind it, at byte {self._position}. Correct it.")
             return False
+        if self._keys and colon.end() - self._position >= _NAME_LIMIT_BYTES:
+            raise BodyError(f"{key}: no value behind its colon, at byte {self._position}. Correct it.")
         if is_model:
             self.name = _name(self._body, colon.end())
             return not self._keys
@@ -132,11 +149,18 @@ class JSONSearch:
         return False
 
     def _take_value(self, key: str, start: int) -> None:
-        body = self._body
-        if body[start : start + 1] in (b"{", b"["):
-            self._wanted, self._value_start = key, start
+        body, openers = self._body, self._keys[key]
+        if openers and body[start : start + 1] not in openers:
             return
-        if (found := _SCALAR.match(body, start)) is None or len(found[0]) >= _SCALAR_LIMIT_BYTES:
+        if openers and self._depth == 1 and any(key == known for known, _ in self.fields):
+            raise BodyError(f"{key}: stands twice, at byte {start}. Send it once.")
+        if body[start : start + 1] in (b"{", b"["):
+            self._wanted, self._value_start, self._value_depth = key, start, self._depth
+            return
+        if openers:
+            if (found := _TEXT.match(body, start, start + _VALUE_LIMIT_BYTES)) is None:
+                raise BodyError(f"{key}: longer than {_VALUE_LIMIT_BYTES} bytes, at byte {start}. Shorten it.")
+        elif (found := _SCALAR.match(body, start)) is None or len(found[0]) >= _SCALAR_LIMIT_BYTES:
             raise BodyError(f"{key}: not a value of JSON, at byte {start}. Correct it.")
         self.fields.append((key, _value(key, found[0], start)))
 

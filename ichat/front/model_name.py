@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
 import orjson
 
 from ichat.front import query
-from ichat.front.json_search import BodyError, JSONSearch
+from ichat.front.json_search import NO_KEYS, BodyError, JSONSearch
 from ichat.front.request import Request
 
 #: Parsed whole, in a few milliseconds at most; longer bodies are searched slice by slice.
@@ -42,17 +42,23 @@ class Search(Protocol):
     def step(self) -> bool: ...
 
 
-def search(request: Request, keys: Collection[str] = ()) -> Search | dict[str, Any] | None:
+def search(
+    request: Request, keys: Mapping[str, bytes] = NO_KEYS, fewer_keys: Mapping[str, bytes] = NO_KEYS
+) -> Search | dict[str, Any] | None:
     """The document; None where the request has none; or a search to be stepped through. Raises BodyError.
 
-    ``keys`` are those that a search has to find beside the model.
+    ``keys`` are those that a search has to find beside the model, with how their values begin where they matter;
+    ``fewer_keys`` are those where nothing is generated, and in a form.
     """
     kind = "none" if request.route is None or request.method == b"OPTIONS" else request.route.body
     if kind == "form":
-        return FormSearch(request.body, _boundary(b"".join(request.values(b"content-type"))), keys)
+        return FormSearch(request.body, _boundary(b"".join(request.values(b"content-type"))), fewer_keys)
     if kind == "none":
         return None
-    return parsed(request.body) if len(request.body) <= _PARSED_LIMIT_BYTES else JSONSearch(request.body, keys)
+    if len(request.body) <= _PARSED_LIMIT_BYTES:
+        return parsed(request.body)
+    generates = request.route is None or request.route.generates
+    return JSONSearch(request.body, keys if generates else fewer_keys)
 
 
 def outside(request: Request) -> str | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import TYPE_CHECKING
 
 from ichat.front.errors import ABORTED, WORKER_LOST, Failure, engine_error
 from ichat.front.placement import Placement
-from ichat.front.response_body import CHUNKED, Data, ResponseBody, body_of
+from ichat.front.response_body import CHUNKED, Data, EventBody, ResponseBody, body_of
 from ichat.front.traffic import ENOUGH
 from ichat.front.usage import TAIL_BYTES
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 #: Said by an engine of itself, without inner details: this model cannot do that.
 _NOT_IMPLEMENTED = 501
 #: How a stream begins, chunked or not, that has an end and nothing before it.
-_NOTHING_SAID, _SHORT = b"data: [DONE]", 32
+_NOTHING_SAID = re.compile(rb"(?:[0-9a-f]+\r\n)?data: \[DONE\]")
 #: All that is passed on of an engine's own failure.
 _KEPT_OF_A_FAILURE = (b"x-request-id", b"retry-after")
 
@@ -84,7 +85,7 @@ class Relay(Placement):
         self._connection = None
         if head.status >= 400 and self._is_refused(head):
             return
-        if body.startswith(_NOTHING_SAID):
+        if head.is_event_stream and _NOTHING_SAID.match(body):
             self._unanswered()
             return
         if worker.failures:
@@ -107,13 +108,14 @@ class Relay(Placement):
     def body_received(self, piece: Data) -> None:
         assert self._body is not None
         if data := self._body.feed(piece):
-            self._sent_bytes += len(data)
             if self._has_begun:
                 self._client.write(data)
-            elif _NOTHING_SAID in data[:_SHORT]:
+            elif type(self._body) is EventBody and _NOTHING_SAID.match(data):
                 self._unanswered()
+                return
             else:
                 self._begin(data)
+            self._sent_bytes += len(data)
 
     def _unanswered(self) -> None:
         """vLLM ends the stream of a request that is aborted before its first token as if it had been answered."""

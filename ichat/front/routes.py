@@ -20,7 +20,8 @@ BodyKind = Literal["json", "form", "none"]
 class Route:
     """``name`` is the path, or its pattern where a part of it varies: a label in the metrics.
 
-    ``is_of_one_instance``: of several instances of a model only one knows what is asked for.
+    ``is_of_one_instance``: of several instances of a model only one knows what is asked for. ``generates``: there is
+    an answer that can be constrained.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Route:
     body: BodyKind = "json"
     dialect: Dialect = "openai"
     is_of_one_instance: bool = False
+    generates: bool = True
 
 
 _POST = (b"POST", b"OPTIONS")
@@ -38,11 +40,7 @@ _JSON_PATHS = (
     # OpenAI's, in both engines unless noted.
     "/v1/chat/completions",
     "/v1/completions",
-    "/v1/embeddings",
-    "/v1/responses",
     "/tokenize",
-    "/detokenize",
-    "/v1/score",
     "/invocations",
     "/v1/systemone",
     # vLLM
@@ -53,18 +51,10 @@ _JSON_PATHS = (
     "/v1/completions/derender",
     "/v1/responses/render",
     "/inference/v1/generate",
-    "/generative_scoring",
-    "/pooling",
-    "/score",
-    "/rerank",
-    "/v2/rerank",
-    "/v2/embed",
     "/cohere/v2/chat",
     "/cohere/v2/chat/render",
     # SGLang
     "/v1/tokenize",
-    "/v1/detokenize",
-    "/v1/classify",
     "/v1/decisions",
     "/parse_function_call",
     "/separate_reasoning",
@@ -72,6 +62,21 @@ _JSON_PATHS = (
     "/api/chat",
     "/api/generate",
     "/api/show",
+)
+_JSON_PATHS_OF_NUMBERS = (
+    "/v1/embeddings",
+    "/detokenize",
+    "/v1/score",
+    # vLLM
+    "/generative_scoring",
+    "/pooling",
+    "/score",
+    "/rerank",
+    "/v2/rerank",
+    "/v2/embed",
+    # SGLang
+    "/v1/detokenize",
+    "/v1/classify",
 )
 _JSON_PATHS_WITH_PUT = ("/generate", "/encode", "/classify", "/v1/rerank")
 _MESSAGES_PATHS = ("/v1/messages", "/v1/messages/count_tokens", "/v1/messages/render")
@@ -92,7 +97,9 @@ _ROUTES = {
     route.name.encode(): route
     for route in (
         *(Route(path, _POST) for path in _JSON_PATHS),
-        *(Route(path, _POST_OR_PUT) for path in _JSON_PATHS_WITH_PUT),
+        Route("/v1/responses", _POST, is_of_one_instance=True),  # that gave the `previous_response_id`, if it has one
+        *(Route(path, _POST, generates=False) for path in _JSON_PATHS_OF_NUMBERS),
+        *(Route(path, _POST_OR_PUT, generates=path == "/generate") for path in _JSON_PATHS_WITH_PUT),
         *(Route(path, _POST, dialect="anthropic") for path in _MESSAGES_PATHS),
         *(Route(path, _POST, body="form") for path in _FORM_PATHS),
         *(Route(path, _GET, body="none") for path in _GET_PATHS),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
+from ichat.front.caps import keys_of
 from ichat.front.errors import Failure, model_missing, model_not_found
 from ichat.front.model import Model
 from ichat.front.worker import Worker
@@ -28,9 +29,10 @@ class RoutingTable:
         "_report",
         "_timeouts",
         "_workers",
+        "all_keys",
         "by_name",
-        "has_field_caps",
         "models",
+        "number_keys",
         "processes",
         "was_ready",
     )
@@ -40,7 +42,8 @@ class RoutingTable:
         self._workers: dict[_Key, Worker] = {}
         self.by_name: dict[str, Model] = {}
         self.models: list[Model] = []
-        self.has_field_caps = False  # of any model: what a body asks for must be looked at
+        # What a search through a long body must find; ``number_keys`` where nothing is generated.
+        self.all_keys = self.number_keys = keys_of(())
         self.was_ready = False
 
     def replace(self, routes: messages.Routes) -> None:
@@ -57,7 +60,8 @@ class RoutingTable:
                 worker.is_retired = False  # one that was under suspicion may come back
             model.change(route, workers)
         self.by_name = {name: model for model in self.models for name in model.names}
-        self.has_field_caps = any(model.caps is not None and model.caps.has_fields for model in self.models)
+        caps = [model.caps for model in self.models if model.caps is not None]
+        self.all_keys, self.number_keys = keys_of(caps), keys_of(caps, with_constraints=False)
         for key, worker in known.items():
             if key not in self._workers:
                 worker.end()

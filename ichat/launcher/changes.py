@@ -23,6 +23,7 @@ _HOT_KEYS = frozenset(
         "limit_body_bytes",
         "limit_n",
         "limit_max_tokens",
+        "limit_schema_bytes",
         "start_s",
         "drain_s",
         "hold_s",

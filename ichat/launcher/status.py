@@ -32,6 +32,7 @@ class ModelInfo:
             "body_bytes": model.limit_body_bytes,
             "n": model.limit_n,
             "max_tokens": model.limit_max_tokens,
+            "schema_bytes": model.limit_schema_bytes,
         }
         return cls(model.name, model.served_names, model.backend, model.timeouts(timeouts).hold_s, limits)
 

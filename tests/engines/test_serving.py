@@ -15,6 +15,7 @@ from tests.real_engine import ENGINES, RealLauncher, load
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
 
+QUESTION = {"model": "demo", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
 KEY = "sk-a-key-only-for-this-test"
 #: What the demo model was taught, word by word: the same greedy text must come out of both engines.
 ANSWERS = {
@@ -169,11 +170,49 @@ def test_bad_requests_are_the_clients_fault_and_harm_nobody(launcher: RealLaunch
         {"messages": [{"role": "user", "content": "word " * 4000}]}, {"stop": [1, 2]}, {"logit_bias": {"x": "y"}},
     ]  # fmt: skip
     for wrong in bad:
-        asked = {"model": "demo", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4} | wrong
-        status, answer = post(launcher, "/v1/chat/completions", asked)
+        status, answer = post(launcher, "/v1/chat/completions", QUESTION | wrong)
         assert status < 500, (wrong, answer)
     assert ask(client, "What is ichat?").choices[0].message.content
     assert {title: p.pid for title, p in launcher.engine_processes().items()} == {t: p.pid for t, p in before.items()}
+
+
+def nested(levels: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(levels):
+        schema = {"type": "object", "properties": {"a": schema}, "required": ["a"]}
+    return schema
+
+
+def test_what_would_hold_the_engine_up_is_refused_before_it_and_a_schema_is_kept(
+    launcher: RealLauncher, client: openai.OpenAI
+) -> None:
+    """C8."""
+    schemas = {
+        "deep": nested(300),
+        "wide": {"type": "object", "properties": {f"p{number}": {"type": "string"} for number in range(1500)}},
+        "long": {"enum": ["x" * 100] * 700},
+    }
+    heavy: list[dict[str, Any]] = [
+        {"response_format": {"type": "json_schema", "json_schema": {"name": name, "schema": schema}}}
+        for name, schema in schemas.items()
+    ]
+    heavy += [{"tools": [{"type": "function", "function": {"name": "f", "parameters": nested(300)}}]}]
+    heavy += [{"structured_outputs": {"json": nested(300)}}, {"stop_regex": "(x+x+)+y"}]
+    for one in heavy:
+        began = time.monotonic()
+        status, answer = post(launcher, "/v1/chat/completions", QUESTION | one)
+        assert (status, answer["error"]["code"]) == (400, "limit_exceeded"), one
+        assert time.monotonic() - began < 1
+    for template in ({"chat_template": "{{ 1 }}"}, {"chat_template_kwargs": {"chat_template": "{{ 1 }}"}}):
+        status, answer = post(launcher, "/v1/chat/completions", QUESTION | template)
+        # SGLang does not know the first, and answers by the model's own template.
+        ignored = launcher.backend == "sglang" and "chat_template" in template
+        assert status == (200 if ignored else 400), answer
+    schema = {"enum": ["yes", "no"]}  # of anything longer the demo model writes the blanks that JSON allows
+    answer = ask(client, "What is ICHAT_PORT?", response_format={
+        "type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True},
+    })  # fmt: skip
+    assert json.loads(answer.choices[0].message.content) in ("yes", "no")
 
 
 def test_a_client_that_leaves_frees_the_engine(launcher: RealLauncher, client: openai.OpenAI) -> None:

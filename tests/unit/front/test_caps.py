@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ichat.front.caps import KEYS, Caps
+from ichat.front.caps import Caps, keys_of
 from ichat.front.json_search import BodyError, JSONSearch
 from ichat.ipc import messages
 from tests.unit.front.raw_client import CHAT, Response, request
@@ -140,6 +140,8 @@ async def test_a_body_longer_than_its_model_takes_is_refused_and_the_connection_
 
 # ---- long bodies ---------------------------------------------------------------------------------------------------
 
+CAPS = Caps.of(messages.RouteModel("demo", ["demo"], "fake", "ready", "", 1.0, [], limits=LIMITS))
+KEYS = keys_of([CAPS] if CAPS else [])
 #: Whole numbers that do not fit into 64 bits are floats to the parser of the path, and large enough either way.
 INTEGERS = st.integers(-(2**63), 2**63)
 FIELD_VALUES = (
@@ -185,7 +187,7 @@ def collected(body: bytes) -> list[tuple[str, Any]]:
         (b'{"n": ' + b"0" * 500 + b"9}", None),
         (b'{"n": nonsense}', None),
         (b'{"n": "' + b"9" * 500 + b'"}', None),
-        (b'{"sampling_params": {"x": "' + b"a" * 70_000 + b'", "n": 9}}', None),
+        (b'{"sampling_params": {"x": "' + b"a" * 1_050_000 + b'", "n": 9}}', None),
         (b'{"sampling_params": {"n": 9', []),
         (b'{"x": [' + b'"",' * 2_100_000, None),
         ('{"n": 9}'.encode("utf-16-le"), None),

@@ -209,6 +209,10 @@ async def test_what_one_instance_knows_is_asked_of_each(worker: ScriptedWorker) 
         for _ in range(6):
             response = await front.get("/v1/responses/resp_1")
             assert (response.status, response.json()) == (200, {"id": "resp_1"})
+            body = b'{"model": "demo", "input": "And then?", "previous_response_id": "resp_1"}'
+            response = await front.ask(request(target="/v1/responses", body=body))
+            assert (response.status, response.json()) == (200, {"id": "resp_1"})
+            assert third.seen[-1].body == body
         third.script = unknown
         seen = sum(len(one.seen) for one in (worker, second, third))
         response = await front.ask(request("POST", "/v1/responses/resp_2/cancel", None))
