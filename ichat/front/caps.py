@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,7 +58,13 @@ class Caps:
         """``document``: what the body says. False: there is nothing that a bound is on."""
         if self.body_bytes is not None and len(body) > self.body_bytes:
             return True
-        return not self.keys.isdisjoint(document) or (self.schema_bytes is not None and any(_tools_of(document)))
+        if not self.keys.isdisjoint(document):
+            return True
+        if self.schema_bytes is not None and type(messages := document.get("messages")) is list:
+            for message in messages:  # nearly every request comes by here: a loop is quicker than `any`
+                if type(message) is dict and "tools" in message:
+                    return True
+        return False
 
     def objection(self, body: bytes | bytearray, fields: Fields, *, generates: bool = True) -> Failure | None:
         if self.body_bytes is not None and len(body) > self.body_bytes:
@@ -99,22 +105,16 @@ class Caps:
         )
 
     def _in_messages(self, messages: Any, schema_bytes: int, budget: Budget) -> Failure | None:
-        found = _tools_of({"messages": messages})
+        """SGLang adds the tools that stand in messages to the request's."""
+        found = (
+            [one["tools"] for one in messages if type(one) is dict and "tools" in one] if type(messages) is list else []
+        )
         failures = (self._in_constraint("messages.tools", "tools", tools, schema_bytes, budget) for tools in found)
         return next(filter(None, failures), None)
 
     def _in_constraint(self, path: str, key: str, value: Any, schema_bytes: int, budget: Budget) -> Failure | None:
         words = excess(key, value, self.model, schema_bytes, budget)
         return None if words is None else _exceeded(f"{path}: {words}")
-
-
-def _tools_of(document: dict[str, Any]) -> Iterator[Any]:
-    """Those that stand in the messages themselves, which SGLang adds to the request's."""
-    messages = document.get("messages")
-    if type(messages) is list:
-        for message in messages:
-            if type(message) is dict and "tools" in message:
-                yield message["tools"]
 
 
 def _exceeded(message: str) -> Failure:
