@@ -1,8 +1,8 @@
 """What an answer may be constrained by: schemas, tools, regular expressions, grammars; no more than an engine bears.
 
 Engines turn these into automata over their whole vocabulary, and check them on the loop that streams everybody's
-answers. Within these bounds xgrammar, which both engines use, needs a few seconds of one core, not of that loop;
-beyond them it needs minutes (measured: docs/decisions.md).
+answers. Within these bounds xgrammar, which both engines use, takes seconds of one core, not of that loop; beyond them
+it takes minutes (what was measured: docs/decisions.md).
 """
 
 from __future__ import annotations

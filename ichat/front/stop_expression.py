@@ -35,7 +35,7 @@ def slow_stop(value: Any) -> str | None:
         if len(expression) > _MAX_CHARACTERS:
             return f"longer than {_MAX_CHARACTERS} characters. Shorten it."
         try:
-            _Ways().judge(_parser.parse(expression))
+            _Ways().of(_parser.parse(expression))
         except _TooManyError:
             words = "can match in so many ways that it may take for ever"
             return f"{words}. Use one of * and + at most, none in what is repeated, and small {{m,n}} otherwise."
@@ -50,10 +50,7 @@ class _Ways:
     def __init__(self) -> None:
         self._unbounded = 0
 
-    def judge(self, parsed: Any) -> None:
-        self._of(parsed)
-
-    def _of(self, sequence: Any) -> int:
+    def of(self, sequence: Any) -> int:
         ways = 1
         for kind, detail in sequence:
             ways = _bounded(ways * self._of_one(kind, detail))
@@ -68,10 +65,10 @@ class _Ways:
             return self._of_branches([branch for branch in detail[1:] if branch is not None])
         # A group, an assertion or an atomic group: what is inside stands last.
         inside = detail[-1] if isinstance(detail, tuple) else detail
-        return self._of(inside) if isinstance(inside, _parser.SubPattern) else 1
+        return self.of(inside) if isinstance(inside, _parser.SubPattern) else 1
 
     def _of_repeat(self, least: int, most: int, inside: Any) -> int:
-        ways = self._of(inside)
+        ways = self.of(inside)
         if most is not op.MAXREPEAT and most <= _MAX_WAYS:
             return _bounded((most - least + 1) * _power(ways, most))
         self._unbounded += 1
@@ -80,7 +77,7 @@ class _Ways:
         return 1
 
     def _of_branches(self, branches: list[Any]) -> int:
-        ways = [self._of(branch) for branch in branches]
+        ways = [self.of(branch) for branch in branches]
         begins = [branch[0] if len(branch) else None for branch in branches]
         are_literal = all(begin is not None and begin[0] is op.LITERAL for begin in begins)
         if are_literal and len({chr(begin[1]).casefold() for begin in begins if begin is not None}) == len(begins):
