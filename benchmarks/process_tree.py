@@ -118,8 +118,8 @@ class ProcessTree:
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """A second Ctrl-C waits until the first has been obeyed."""
-    stops = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    """A second Ctrl-C, or the end of a time limit, waits until the first has been obeyed."""
+    stops = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM}
     signal.pthread_sigmask(signal.SIG_BLOCK, stops)
     try:
         yield
