@@ -1,6 +1,6 @@
 # `make run` serves the embedded demo model, `make test` runs every test there is; each first sets up what it needs.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check fmt lint type bench image image-size sbom flags locks bump clean
+.PHONY: help setup run test check fmt lint type bench gpu-proof image image-size sbom flags locks bump clean
 MAKEFLAGS += --no-print-directory
 
 BACKEND ?= vllm
@@ -21,6 +21,7 @@ help: ## Say what there is to make
 	@echo "  BACKEND=vllm|sglang  MODEL=path or Hugging Face name  PORT=8000  ARGS='any flag of ichat serve'   for run"
 	@echo "  ENGINES='vllm sglang'  ACCELERATOR=auto|cpu|cuda                                                for setup"
 	@echo "  ENGINES='vllm sglang'  ACCELERATOR=cuda|cpu  BASE_IMAGE=…  IMAGE=ichat:latest                     for image"
+	@echo "  MODEL=…  IMAGE=ichat:latest  ACCELERATOR=cpu (a rehearsal without a GPU)                         for gpu-proof"
 	@echo "  ARGS='any flag of pytest'                                                                       for test"
 
 setup: ## Set up the Python environments under .venvs (ENGINES=vllm for one engine only)
@@ -57,6 +58,9 @@ type: ## Check the types
 bench: ## Compare with the engines' own servers (ARGS is passed on)
 	@scripts/setup --quiet
 	@$(IN_DEV)/python -m benchmarks $(ARGS)
+
+gpu-proof: ## Prove on a GPU, within ten minutes, that all of it works there
+	@MODEL='$(MODEL)' scripts/gpu-proof $(ARGS)
 
 image: ## Build the container image (ACCELERATOR=cpu: without a GPU)
 	@scripts/image $(ARGS)

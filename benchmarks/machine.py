@@ -7,6 +7,7 @@ import importlib.metadata
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +56,8 @@ def _first(path: Path, pattern: str) -> str:
 
 
 def _commit() -> str:
+    if shutil.which("git") is None:  # in a container
+        return "unknown"
     asked = ["git", "describe", "--always", "--dirty"]
     done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=False)
     return done.stdout.strip() or "unknown"
