@@ -10,7 +10,7 @@ from benchmarks.load import Address
 from ichat.config.schema import Model
 from tests.gpu.bench import Bench, NotPossibleError, seconds_since
 from tests.gpu.device import given_up, in_gib
-from tests.gpu.serving_checks import QUESTION, Figures, best_of_two
+from tests.gpu.serving_checks import LEFT_S, QUESTION, Figures, best_of_two
 
 #: So much of what it took an engine must give up when it sleeps; context, graphs and work space stay.
 SLEEP_SHARE = 0.5
@@ -20,7 +20,7 @@ _SETTLE_S = 10
 #: Worse than this beside the engine's own server is a failure; nearer to 1 the few seconds measured here say nothing.
 START_LIMIT = 1.25
 SPEED_LIMIT = 0.8
-GRAPHS = {"vllm": r"Graph capturing finished in .*", "sglang": r"Capture \S+ CUDA graph end.*"}
+GRAPHS = {"vllm": r"Graph capturing finished in .*", "sglang": r"Capture [\w ]+ CUDA graph end.*"}
 SAMPLERS = {
     "vllm": r"(?:Using FlashInfer for|FlashInfer) top-p[^\n]*",
     "sglang": r"'sampling_backend': '[^']+'",
@@ -96,7 +96,7 @@ def _sleep(bench: Bench, level: int) -> Figures:
     awake = bench.must_use("sleep")
     assert before is not None, "the driver did not tell how much memory was in use before the start"
     bench.command("sleep", level=level)
-    assert bench.running.get("/readyz")[0] == 503, "it is asleep, and yet ready"
+    bench.running.wait_for(lambda: bench.running.get("/readyz")[0] == 503, 1)
     asleep = _settled(bench, lambda used: given_up(before, awake, used) >= SLEEP_SHARE)
     bench.command("wake_up")
     again = _settled(bench, lambda used: abs(used - awake) <= _WAKE_TOLERANCE * (awake - before))
@@ -131,6 +131,8 @@ def own_server(bench: Bench) -> Figures:
     with OwnServer(Model(name="demo", backend=bench.engine, **bench.model)) as own:  # type: ignore[arg-type]
         first_token_s = own.first_token_s()
         speed = {clients: best_of_two(own.address, clients).tokens_per_s for clients in (1, 8)}
+    if bench.site.device is not None and (before := bench.site.before) is not None:
+        bench.site.device.settled(lambda sample: not sample.left_since(before), LEFT_S)  # for who comes next
     ours = bench.notes
     figures: Figures = {
         "first_token_s": ours["first_token_s"],

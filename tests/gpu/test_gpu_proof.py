@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks import machine
 from tests.gpu.device import Device, NoDeviceError, chosen
 from tests.gpu.stages import STAGES
 from tests.real_engine import ENGINES
@@ -17,10 +19,23 @@ from tests.real_engine import ENGINES
 CHECKS = [(engine, stage.name, check.name) for stage in STAGES for engine in ENGINES for check in stage.checks]
 
 
+#: What the checks look for in the engines' logs, as the installed sources write it: (engine, file, words).
+LINES = [
+    ("vllm", "vllm/v1/worker/gpu_model_runner.py", "Graph capturing finished in "),
+    ("vllm", "vllm/v1/sample/ops/topk_topp_sampler.py", "Using FlashInfer for top-p & top-k sampling"),
+    ("vllm", "vllm/v1/sample/ops/topk_topp_sampler.py", "FlashInfer top-p/top-k sampling unavailable"),
+    ("vllm", "vllm/utils/system_utils.py", "We must use the `spawn` multiprocessing start method"),
+    ("vllm", "torch/cuda/__init__.py", "Cannot re-initialize CUDA in forked subprocess"),
+    ("sglang", "sglang/srt/model_executor/model_runner_components/cuda_graph_setup.py", '"cuda": "CUDA graph"'),
+    ("sglang", "sglang/srt/model_executor/model_runner_components/cuda_graph_setup.py", "[model_runner.device]} end. "),
+    ("sglang", "sglang/srt/entrypoints/engine.py", "server_args={server_args.resolved_dict()}"),
+]
+
+
 def gpu_or_why() -> str:
     """Nothing where there is one."""
     try:
-        Device(chosen({})).facts()
+        Device(chosen(os.environ)).facts()
     except NoDeviceError as error:
         return f"needs a GPU: {error}"
     return ""
@@ -48,6 +63,13 @@ def test_on_a_gpu(findings: dict[tuple[str, str, str], dict[str, Any]], engine: 
     if finding["outcome"] == "not possible":
         pytest.skip(finding["why"])
     assert finding["outcome"] == "passed", f"{finding['why']}\n{finding['log']}"
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize(("engine", "file", "words"), LINES)
+def test_the_lines_that_are_looked_for_are_those_of_the_installed_engines(engine: str, file: str, words: str) -> None:
+    (path,) = machine.ENVIRONMENTS.glob(f"{engine}/lib/python3*/site-packages/{file}")
+    assert words in path.read_text()
 
 
 @pytest.mark.engine

@@ -143,3 +143,8 @@ def test_every_stage_starts_its_server_first_and_leaves_nothing() -> None:
     assert all("nothing left" in checks for checks in names)
     assert all(len(set(checks)) == len(checks) for checks in names)
     assert len({stage.name for stage in STAGES}) == len(STAGES)
+
+
+def test_the_page_names_every_stage() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "development.md").read_text()
+    assert [stage.name for stage in STAGES if f"| `{stage.name}` |" not in page] == []

@@ -119,7 +119,7 @@ def test_another_sampler_than_flashinfers_fails_on_a_gpu_with_the_engines_reason
 
 GRAPHS = {
     "vllm": "INFO [gpu_model_runner.py:6582] Graph capturing finished in 3 secs, took 0.21 GiB\n",
-    "sglang": "[2026-01-01] Capture decode CUDA graph end. Time elapsed: 4.51 s. mem usage=0.22 GB.\n",
+    "sglang": "[2026-01-01] Capture target decode CUDA graph end. elapsed=4.51 s, mem usage=0.22 GB.\n",
 }
 
 
