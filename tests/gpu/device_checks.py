@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Callable
 
 from benchmarks.contenders import OwnServer
 from benchmarks.load import Address
@@ -114,26 +114,22 @@ def _sleep(bench: Bench, level: int) -> Figures:
     return figures
 
 
-def _settled(bench: Bench, is_good: Any) -> int:
+def _settled(bench: Bench, is_good: Callable[[int], bool]) -> int:
     """What is in use when it is as it should be, or in the end."""
-    device = bench.site.device
-    assert device is not None
-    return (
-        device.settled(
-            lambda sample: sample.used_bytes is not None and is_good(sample.used_bytes), _SETTLE_S
-        ).used_bytes
-        or 0
-    )
+    assert bench.site.device is not None
+    bench.site.device.settled(lambda sample: sample.used_bytes is not None and is_good(sample.used_bytes), _SETTLE_S)
+    return bench.must_use("sleep")
 
 
 def own_server(bench: Bench) -> Figures:
     """The engine's own server with the same model, arguments and environment, after ours has gone: as ratios."""
+    ours = bench.notes
+    assert "tokens_per_s" in ours, "there is nothing to compare with: our own throughput was not measured"
     with OwnServer(Model(name="demo", backend=bench.engine, **bench.model)) as own:  # type: ignore[arg-type]
         first_token_s = own.first_token_s()
         speed = {clients: best_of_two(own.address, clients).tokens_per_s for clients in (1, 8)}
     if bench.site.device is not None and (before := bench.site.before) is not None:
         bench.site.device.settled(lambda sample: not sample.left_since(before), LEFT_S)  # for who comes next
-    ours = bench.notes
     figures: Figures = {
         "first_token_s": ours["first_token_s"],
         "own_first_token_s": first_token_s,

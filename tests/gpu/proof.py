@@ -31,10 +31,8 @@ class Proof:
             for engine in self.engines:
                 for finding in self._run_stage(stage, engine, notes[engine]):
                     self.report.add(finding)
-                    print(
-                        f"{finding.outcome:12}  {finding.took_s:6.1f} s  {finding.name}  {finding.why[:200]}",
-                        flush=True,
-                    )
+                    why = finding.why.partition("\n")[0][:200]
+                    print(f"{finding.outcome:12}  {finding.took_s:6.1f} s  {finding.name}  {why}".rstrip(), flush=True)
 
     def _run_stage(self, stage: Stage, engine: str, notes: dict[str, object]) -> Iterator[Finding]:
         """The findings of its checks. What the first does not pass, the others do not begin."""

@@ -49,6 +49,7 @@ def ready(bench: Bench) -> Figures:
 
 def ready_alone(bench: Bench) -> Figures:
     """The same of a model that says no words."""
+    bench.notes.pop("tokens_per_s", None)  # of another server
     server = bench.start()
     server.wait_ready(limit_s=600)  # the check has its own limit
     figures: Figures = {"ready_s": seconds_since(server.began)}

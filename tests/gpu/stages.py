@@ -99,7 +99,7 @@ STAGES = (
         _READY,
         _WORDS,
         Check("stream", serving_checks.stream, 30),
-        Check("sampler", device_checks.sampler, 60),
+        Check("sampler", device_checks.sampler, 120),
         Check("graphs", device_checks.graphs_on, 40, needs_gpu="CUDA graphs"),
         Check("kill", serving_checks.kill, 150),
         Check("drain", serving_checks.drain, 100),

@@ -86,6 +86,17 @@ def test_what_does_not_fit_into_the_time_is_not_run_and_no_success(tmp_path: Pat
     assert found[1][0] == "not run"
 
 
+@pytest.mark.parametrize(("run", "code"), [(passes, 0), (fails, 1)])
+def test_who_accepts_an_unfinished_run_still_gets_its_failures(tmp_path: Path, run: Run, code: int) -> None:
+    report = Report(tmp_path / "report.json", {}, accepts_unfinished=True)
+    stage = Stage("one", lambda engine, site: {}, (Check("ready", run, 5), Check("words", passes, 5)))
+    clock = iter([*[0.0] * 3, *[99.0] * 20])
+    run_stages(tmp_path, report, (stage,), Budget(120, kept_s=20, now=lambda: next(clock)))
+    report.end("finished")
+    assert report.findings[1].outcome == "not run"
+    assert report.exit_code == code
+
+
 def test_a_check_never_gets_more_time_than_is_left() -> None:
     clock = iter([0.0, *[70.0] * 4])
     budget = Budget(120, kept_s=20, now=lambda: next(clock))
