@@ -25,7 +25,7 @@ from tests.gpu.budget import Budget
 from tests.gpu.device import Device, NoDeviceError, chosen
 from tests.gpu.proof import Proof
 from tests.gpu.report import Report
-from tests.gpu.stages import STAGES
+from tests.gpu.stages import GIVEN, STAGES
 from tests.real_engine import ENGINES
 
 _TEN_MINUTES_S = 600
@@ -50,7 +50,8 @@ def main(argv: Sequence[str]) -> int:
         options.model, options.embedder,
     )  # fmt: skip
     budget = Budget(options.budget_s)
-    stages = [stage for stage in STAGES if not options.stages or stage.name in options.stages]
+    names = options.stages or [stage.name for stage in STAGES if stage.name != GIVEN or options.model]
+    stages = [stage for stage in STAGES if stage.name in names]
     try:
         Proof(site, options.engines, stages, budget, report).run()
         report.end("finished", took_s=round(budget.spent_s, 1))
@@ -83,7 +84,10 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--subject", default="a checkout", help="what is proved, for the report: the image and its commit"
     )
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    if GIVEN in (options.stages or ()) and not options.model:
+        parser.error(f"--stages {GIVEN!r}: which model? Add --model with a directory or a name of the hub.")
+    return options
 
 
 def _directory(text: str) -> Path | None:

@@ -56,6 +56,7 @@ class Server(RealLauncher):
             model=model,
             command=(str(site.entrypoint),),
             admin={"port": 0},
+            restarts={"max_restarts": 1},  # what a check kills; a start that fails is told after its second try
         )
 
     def wait_ready(self, limit_s: float = 120) -> Server:
@@ -66,8 +67,9 @@ class Server(RealLauncher):
 
     def is_ready(self) -> bool:
         if (code := self.process.poll()) is not None:
-            raise AssertionError(f"it ended with code {code} before it was ready")
-        return self.get("/readyz")[0] == 200
+            said = self.lines().strip().rpartition("\n")[2]
+            raise AssertionError(f"it ended with code {code} before it was ready: {said}")
+        return "listening on " in self.lines() and self.get("/readyz")[0] == 200
 
     @property
     def admin_port(self) -> int:

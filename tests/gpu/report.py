@@ -80,9 +80,8 @@ class Report:
         lines += ["| engine | stage | check | outcome | s | figures |", "| --- | --- | --- | --- | --- | --- |"]
         lines += [_row(finding) for finding in self.findings]
         for finding in self.findings:
-            if finding.outcome not in FINE:
-                lines += ["", f"## {finding.name}: {finding.outcome}", "", finding.why]
-                lines += ["", "```", finding.log, "```"] if finding.log else []
+            if finding.outcome == "failed":
+                lines += ["", f"## {finding.name}: failed", "", finding.why, "", "```", finding.log, "```"]
         return "\n".join(lines) + "\n"
 
 

@@ -38,6 +38,8 @@ class Stage:
         return (self.needs_gpu.get(engine, "") or check.needs_gpu) if site.is_rehearsal else ""
 
 
+#: The stage that is left out where no model is given.
+GIVEN = "given model"
 #: The first start on a machine compiles kernels for its GPU.
 _START_S = 240
 _READY = Check("ready", serving_checks.ready, _START_S)
@@ -51,8 +53,6 @@ def _plain(engine: str, site: Site) -> dict[str, Any]:
 
 
 def _given(engine: str, site: Site) -> dict[str, Any]:
-    if not site.given:
-        raise NotPossibleError("no model was given (MODEL=a path or a name)")
     args = {"max-model-len": "auto"} if engine == "vllm" else {}
     return site.model(engine, model_path=site.given, context_length=None, engine_args=args)
 
@@ -105,7 +105,7 @@ STAGES = (
         Check("drain", serving_checks.drain, 100),
         _LEFT,
     )),
-    Stage("given model", _given, (
+    Stage(GIVEN, _given, (
         _READY,
         Check("words", serving_checks.steady_words, 60),
         Check("stream", serving_checks.stream, 60),

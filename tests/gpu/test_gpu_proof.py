@@ -12,11 +12,18 @@ from typing import Any
 import pytest
 
 from benchmarks import machine
+from ichat.backends.engines import ARGS
+from ichat.config.schema import Model
+from tests.gpu.bench import Site
 from tests.gpu.device import Device, NoDeviceError, chosen
-from tests.gpu.stages import STAGES
+from tests.gpu.stages import GIVEN, STAGES
 from tests.real_engine import ENGINES
+from tests.worker_process import python_of
 
-CHECKS = [(engine, stage.name, check.name) for stage in STAGES for engine in ENGINES for check in stage.checks]
+CHECKS = [
+    (engine, stage.name, check.name)
+    for stage in STAGES for engine in ENGINES for check in stage.checks if stage.name != GIVEN
+]  # fmt: skip
 
 
 #: What the checks look for in the engines' logs, as the installed sources write it: (engine, file, words).
@@ -70,6 +77,20 @@ def test_on_a_gpu(findings: dict[tuple[str, str, str], dict[str, Any]], engine: 
 def test_the_lines_that_are_looked_for_are_those_of_the_installed_engines(engine: str, file: str, words: str) -> None:
     (path,) = machine.ENVIRONMENTS.glob(f"{engine}/lib/python3*/site-packages/{file}")
     assert words in path.read_text()
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_engines_own_parser_takes_what_each_stage_asks_on_a_gpu(tmp_path: Path, engine: str) -> None:
+    site = Site(machine.ROOT / "entrypoint", "cuda", tmp_path, given="org/name", embedder=tmp_path)
+    models = [Model(name="demo", backend=engine, **stage.model(engine, site)) for stage in STAGES]  # type: ignore[arg-type]
+    rows = [{"argv": ARGS[engine].to_argv(model, accelerator="cuda"), "wants": []} for model in models]
+    script = machine.ROOT / "tests" / "engines" / "parse_argv.py"
+    done = subprocess.run(
+        [python_of(engine), script], input=json.dumps(rows), check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["parsed"] == [{}] * len(rows)
 
 
 @pytest.mark.engine
