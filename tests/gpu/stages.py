@@ -39,7 +39,7 @@ class Stage:
 
 
 #: The stage that is left out where no model is given.
-GIVEN = "given model"
+GIVEN = "given"
 #: The first start on a machine compiles kernels for its GPU.
 _START_S = 240
 _READY = Check("ready", serving_checks.ready, _START_S)
@@ -118,14 +118,14 @@ STAGES = (
         Check("level 2", device_checks.deep_sleep, 60),
         _LEFT,
     ), needs_gpu=dict.fromkeys(ENGINES, "it has no device memory to give up")),
-    Stage("LoRA, no graphs", _adapted, (
+    Stage("lora", _adapted, (
         _READY,
         _WORDS,
         Check("graphs off", device_checks.graphs_off, 40, needs_gpu="CUDA graphs"),
         Check("adapter", serving_checks.lora, 60),
         _LEFT,
     ), needs_gpu={"sglang": "on the CPU SGLang serves no adapters"}),
-    Stage("start method", _other_start, (
+    Stage("start-method", _other_start, (
         Check("ready", device_checks.start_method, _START_S),
         _WORDS,
         _LEFT,
@@ -135,7 +135,7 @@ STAGES = (
         Check("vectors", serving_checks.embeddings, 40),
         _LEFT,
     ), needs_gpu={"sglang": "on the CPU SGLang's vectors are wrong, and refused"}),
-    Stage("beside its own server", _beside, (
+    Stage("own-server", _beside, (
         _READY,
         _THROUGHPUT,
         _LEFT,
