@@ -71,7 +71,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--accelerator", choices=("cuda", "cpu"), default="cuda", help="cpu: a rehearsal without a GPU")
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
     parser.add_argument("--stages", nargs="+", choices=[stage.name for stage in STAGES], help="without it, all")
-    parser.add_argument("--model", default="", help="a further model: a directory, or a name of the hub")
+    parser.add_argument("--model", type=_model, default="", help="a further model: a directory, or a name of the hub")
     parser.add_argument(
         "--embedder", type=_directory, default=_installed_embedder(), help="directory of all-MiniLM-L6-v2"
     )
@@ -91,7 +91,12 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _directory(text: str) -> Path | None:
-    return Path(text) if text else None
+    return Path(text).resolve() if text else None
+
+
+def _model(text: str) -> str:
+    """Of a directory its whole path, since ichat is started elsewhere; anything else is a name of the hub."""
+    return str(Path(text).resolve()) if text and Path(text).is_dir() else text
 
 
 def _installed_embedder() -> Path | None:
