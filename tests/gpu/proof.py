@@ -69,6 +69,9 @@ class Proof:
                 figures = check.run(bench)
         except NotPossibleError as error:
             outcome, why = "not possible", str(error)
+        except KeyboardInterrupt:
+            self.report.add(Finding(bench.engine, stage.name, check.name, "not run", "interrupted"))
+            raise
         except Exception as error:  # noqa: BLE001  whatever goes wrong in a check is its finding, and the next one follows
             outcome, why, log = "failed", _words(error), bench.log_tail()
         return Finding(bench.engine, stage.name, check.name, outcome, why, time.monotonic() - began, figures, log)

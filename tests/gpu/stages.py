@@ -53,8 +53,7 @@ def _plain(engine: str, site: Site) -> dict[str, Any]:
 
 
 def _given(engine: str, site: Site) -> dict[str, Any]:
-    args = {"max-model-len": "auto"} if engine == "vllm" else {}
-    return site.model(engine, model_path=site.given, context_length=None, engine_args=args)
+    return site.model(engine, model_path=site.given)
 
 
 def _sleeping(engine: str, site: Site) -> dict[str, Any]:

@@ -14,9 +14,9 @@ import pytest
 from benchmarks import machine
 from ichat.backends.engines import ARGS
 from ichat.config.schema import Model
-from tests.gpu.bench import Site
+from tests.gpu.bench import Server, Site
 from tests.gpu.device import Device, NoDeviceError, chosen
-from tests.gpu.stages import GIVEN, STAGES
+from tests.gpu.stages import GIVEN, STAGES, Stage
 from tests.real_engine import ENGINES
 from tests.worker_process import python_of
 
@@ -77,6 +77,16 @@ def test_on_a_gpu(findings: dict[tuple[str, str, str], dict[str, Any]], engine: 
 def test_the_lines_that_are_looked_for_are_those_of_the_installed_engines(engine: str, file: str, words: str) -> None:
     (path,) = machine.ENVIRONMENTS.glob(f"{engine}/lib/python3*/site-packages/{file}")
     assert words in path.read_text()
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("accelerator", ["cuda", "cpu"])
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+def test_ichat_takes_what_each_stage_configures(tmp_path: Path, stage: Stage, engine: str, accelerator: Any) -> None:
+    site = Site(machine.ROOT / "entrypoint", accelerator, tmp_path, given="org/name", embedder=tmp_path)
+    done = Server(engine, site, stage.model(engine, site)).command("config")
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.engine

@@ -124,7 +124,8 @@ def test_an_interrupted_run_has_left_a_whole_report(tmp_path: Path) -> None:
         run_stages(tmp_path, report, (Stage("one", lambda engine, site: {}, checks),))
     report.end("interrupted")
     kept = json.loads(report.path.read_text())
-    assert (kept["state"], kept["counts"]) == ("interrupted", {"passed": 1})
+    assert (kept["state"], kept["counts"]) == ("interrupted", {"passed": 1, "not run": 1})
+    assert kept["checks"][1]["why"] == "interrupted"
     assert kept["checks"][0]["figures"] == {"ready_s": 1.234567}
     assert report.exit_code == 1
 
