@@ -58,7 +58,10 @@ def graphs_on(bench: Bench) -> Figures:
 
 
 def graphs_off(bench: Bench) -> Figures:
-    """Without them the same words (`words`) come at this speed, beside the speed with them."""
+    """Without them the same words (`words`) come at this speed, beside the speed with them.
+
+    This server can also load adapters, which costs something by itself: the ratio is an upper bound.
+    """
     line = found_in(bench.log(), GRAPHS[bench.engine])
     assert not line, f"graphs were captured all the same: {line}"
     rate = best_of_two(Address(port=bench.running.port), 8).tokens_per_s
