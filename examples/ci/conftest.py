@@ -22,10 +22,10 @@ KEY = os.environ.get("ICHAT_API_KEY") or "a-key-for-the-tests"
 class Deployment:
     """The service `ichat` of docker-compose.yml, while it runs."""
 
-    def __init__(self, compose: list[str], url: str) -> None:
-        self._compose = compose
-        self.url = url
-        self.container = self.compose("ps", "-q", "ichat").strip()
+    def __init__(self, compose: list[str], host: str) -> None:
+        self._compose, self._host = compose, host
+        self.container = self.compose("ps", "--all", "-q", "ichat").strip()
+        self.url = ""
 
     def compose(self, *argv: str) -> str:
         return subprocess.run([*self._compose, *argv], check=True, capture_output=True, text=True).stdout
@@ -46,14 +46,23 @@ class Deployment:
             return 0
 
     def wait_until_ready(self) -> None:
+        """Fails with the last lines of the log when it ends, or takes too long."""
         end = time.monotonic() + START_LIMIT_S
-        while self.status_of("/readyz") != 200:
+        while not self.is_ready():
             ended = self.inspect(".State.Status") == "exited"
             if ended or time.monotonic() > end:
                 code, log = self.inspect(".State.ExitCode"), self.compose("logs", "--tail", "50")
                 what = f"ended with {code}" if ended else f"not ready after {START_LIMIT_S} s"
                 pytest.fail(f"{what}; the log says:\n{log}", pytrace=False)
             time.sleep(0.5)
+
+    def is_ready(self) -> bool:
+        argv = ["docker", "port", self.container, "8000"]
+        published = subprocess.run(argv, check=False, capture_output=True, text=True).stdout.splitlines()
+        if not published:  # not yet, or not any more
+            return False
+        self.url = f"http://{self._host}:{published[0].rpartition(':')[2]}"
+        return self.status_of("/readyz") == 200
 
 
 # ---- what pytest-docker asks for ------------------------------------------------------------------------------
@@ -81,9 +90,10 @@ def docker_setup() -> list[str]:
 
 @pytest.fixture(scope="session")
 def deployment(docker_services, docker_ip, docker_compose_command, docker_compose_file, docker_compose_project_name):
+    """``docker_services`` of pytest-docker has started it, and takes it down in the end."""
     files = [word for path in docker_compose_file for word in ("-f", path)]
     compose = [*shlex.split(docker_compose_command), *files, "-p", docker_compose_project_name]
-    running = Deployment(compose, f"http://{docker_ip}:{docker_services.port_for('ichat', 8000)}")
+    running = Deployment(compose, docker_ip)
     running.wait_until_ready()
     return running
 
