@@ -24,8 +24,9 @@ from packageurl import PackageURL
 
 ROOT = Path(__file__).resolve().parents[1]
 ALLOWED = Path(__file__).with_name("audit-allow.toml")
-#: What is in an image, for GPUs or not. `dev` and `peers` never are.
-LOCKS = ("ichat", "vllm-cuda", "sglang-cuda", "vllm-cpu", "sglang-cpu", "torch-cpu", "uv")
+LOCKS = ROOT / "requirements" / "locks"
+#: Locks of what is never in an image.
+OUTSIDE = ("dev", "peers")
 _LOCKED = re.compile(r"^([a-z0-9][a-z0-9._-]*)==([^\s;\\]+)", re.M)
 
 Package = tuple[str, str]
@@ -62,10 +63,13 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--allowed", type=Path, default=ALLOWED, help="what is accepted")
     given, for_pip_audit = parser.parse_known_args(argv)
-    paths = given.paths or [ROOT / "requirements" / "locks" / f"{name}.txt" for name in LOCKS]
-    where = places(paths)
+    where = places(given.paths or locks_of_images())
     answers = [one for batch in rounds(where) for one in look_up(batch, for_pip_audit)]
     return report(answers, where, read_allowances(given.allowed), datetime.datetime.now(datetime.UTC).date())
+
+
+def locks_of_images() -> list[Path]:
+    return sorted(path for path in LOCKS.rglob("*.txt") if path.stem not in OUTSIDE)
 
 
 def places(paths: Iterable[Path]) -> dict[Package, list[str]]:
@@ -73,8 +77,12 @@ def places(paths: Iterable[Path]) -> dict[Package, list[str]]:
     found: dict[Package, list[str]] = {}
     for path in paths:
         for name, version in packages_in(path.read_text()):
-            found.setdefault((name, version.partition("+")[0]), []).append(path.stem)
+            found.setdefault((name, version.partition("+")[0]), []).append(name_of(path))
     return found
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(LOCKS).with_suffix("")) if path.is_relative_to(LOCKS) else path.stem
 
 
 def packages_in(text: str) -> set[Package]:

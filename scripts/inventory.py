@@ -53,7 +53,7 @@ def main() -> None:
             place.parts[3]: [python_package(one) for one in distributions(path=[str(place)])] for place in places
         },
         "files": {str(path.relative_to(APP)): blob(path) for path in checkout()},
-        "locks": {str(path.relative_to(APP)): sha256(path) for path in APP.glob("requirements/locks/*.txt")},
+        "locks": {str(path.relative_to(APP)): sha256(path) for path in APP.glob("requirements/locks/**/*.txt")},
     }
     print(json.dumps(found))
 

@@ -29,7 +29,7 @@ _LOCKED = re.compile(r"^([a-z0-9][a-z0-9._-]*)==([^\s;\\]+)[^\n]*((?:\n +--hash=
 
 
 def main(image: str = "ichat:latest", path: str = "build/sbom.json") -> None:
-    bom = bill(image, inspect(image)["Id"], ask(image), locked_hashes(LOCKS.glob("*.txt")))
+    bom = bill(image, inspect(image)["Id"], ask(image), locked_hashes(LOCKS.rglob("*.txt")))
     text = JsonV1Dot6(bom).output_as_string(indent=1)
     if error := JsonStrictValidator(SchemaVersion.V1_6).validate_str(text):
         raise SystemExit(f"{image}: what came out is no valid CycloneDX: {error}")
