@@ -34,8 +34,8 @@ NAME_LIMIT = 80
 
 def of_python(package: dict[str, Any]) -> list[License]:
     """What the metadata declare: the expression, else the classifiers, else the field of old."""
-    if package["expression"] and is_expression(package["expression"]):
-        return [LicenseExpression(package["expression"])]
+    if package["expression"]:
+        return [_expression(package["expression"])]
     text = (package["license"] or "").strip()
     if text and not fixup_id(text) and is_expression(text):
         return [LicenseExpression(text)]
@@ -47,6 +47,12 @@ def of_python(package: dict[str, Any]) -> list[License]:
 def of_debian(package: dict[str, Any]) -> list[License]:
     """Each licence of some file of the package. What holds for which file: its copyright file."""
     return _licenses(package["licenses"])
+
+
+def _expression(text: str) -> License:
+    """A name of the package's own (LicenseRef-…) is right within an expression, and unknown to the list."""
+    known = is_expression(re.sub(r"LicenseRef-[A-Za-z0-9.-]+", "MIT", text))
+    return LicenseExpression(text) if known else DisjunctiveLicense(name=text[:NAME_LIMIT])
 
 
 def _licenses(names: Iterable[str]) -> list[License]:

@@ -33,6 +33,8 @@ def names(licenses: list[Any]) -> list[str]:
     ("fields", "expected"),
     [
         ({"expression": "MIT AND (Apache-2.0 OR BSD-2-Clause)"}, ["MIT AND (Apache-2.0 OR BSD-2-Clause)"]),
+        ({"expression": "LicenseRef-NVIDIA-Proprietary"}, ["LicenseRef-NVIDIA-Proprietary"]),
+        ({"expression": "whatever you like"}, ["named whatever you like"]),
         ({"classifiers": ["License :: OSI Approved :: Apache Software License"]}, ["Apache-2.0"]),
         ({"classifiers": ["License :: OSI Approved :: BSD License"], "license": "BSD"}, ["named BSD License"]),
         ({"classifiers": ["License :: OSI Approved"], "license": "Apache 2.0"}, ["Apache-2.0"]),
