@@ -1,6 +1,6 @@
 # `make run` serves the embedded demo model, `make test` runs every test there is; each first sets up what it needs.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check fmt lint type bench gpu-proof image image-size sbom flags locks bump clean
+.PHONY: help setup run test check fmt lint type bench gpu-proof image image-size sbom provenance audit flags locks bump clean
 MAKEFLAGS += --no-print-directory
 
 BACKEND ?= vllm
@@ -11,6 +11,7 @@ ARGS ?=
 export ACCELERATOR ENGINES BASE_IMAGE IMAGE
 
 IN_DEV := .venvs/dev/bin
+BUILT_IMAGE = $(or $(IMAGE),$(if $(filter cpu,$(ACCELERATOR)),ichat:cpu,ichat:latest))
 # The quick tests first: what they find explains what the slow ones would find.
 TESTS := $(wildcard $(addprefix tests/,unit contract faults engines))
 TESTS += $(filter-out $(TESTS) tests/__pycache__,$(patsubst %/,%,$(wildcard tests/*/)))
@@ -68,9 +69,17 @@ image: ## Build the container image (ACCELERATOR=cpu: without a GPU)
 image-size: ## Tell how much of the image both engines share: its size with either engine and with both
 	@scripts/image-size
 
-sbom: ## Write what is in IMAGE to build/sbom.json (CycloneDX)
+sbom: ## Write what is in IMAGE, with licences and hashes, to build/sbom.json (CycloneDX)
 	@scripts/setup --quiet dev
-	@$(IN_DEV)/python scripts/sbom.py '$(or $(IMAGE),$(if $(filter cpu,$(ACCELERATOR)),ichat:cpu,ichat:latest))'
+	@$(IN_DEV)/python scripts/sbom.py '$(BUILT_IMAGE)'
+
+provenance: ## Write what IMAGE was made of to build/provenance.json (in-toto, SLSA; not signed)
+	@scripts/setup --quiet dev
+	@$(IN_DEV)/python scripts/provenance.py '$(BUILT_IMAGE)'
+
+audit: ## Look up known flaws of the Python packages of the image (ARGS=build/sbom.json: of that image)
+	@scripts/setup --quiet dev
+	@$(IN_DEV)/python scripts/audit.py $(ARGS)
 
 flags: ## Write the engines' flags anew, from their own parsers
 	@scripts/setup --quiet vllm sglang

@@ -1,86 +1,117 @@
 """Writes what an image holds as a software bill of materials (CycloneDX 1.6, JSON): sbom.py [IMAGE] [FILE].
 
-Asked of the image itself, in a container without a network: the distribution's packages, and those of each Python
-environment with the environments that they are in.
+Asked of the image itself: the distribution's packages, and those of each Python environment, each with the licences
+that it declares, and with a hash of the list of its files. A Python package has the hashes that its lock accepts, too.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
+import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from cyclonedx.model import Property
+from cyclonedx.model import ExternalReference, ExternalReferenceType, HashAlgorithm, HashType, Property, XsUri
 from cyclonedx.model.bom import Bom
 from cyclonedx.model.component import Component, ComponentType
+from cyclonedx.model.license import License
 from cyclonedx.output.json import JsonV1Dot6
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from packageurl import PackageURL
 
-#: Runs in the image. One JSON object: the distribution, its packages, and the Python packages by environment.
-_ASK = """
-import glob, json, platform, subprocess
-from importlib.metadata import distributions as found
-asked = ["dpkg-query", "-W", "-f", "${Package}\\t${Version}\\t${Architecture}\\n"]
-python = {
-    place.split("/")[3]: sorted({(d.metadata["Name"], d.version) for d in found(path=[place])})
-    for place in glob.glob("/opt/ichat/*/lib/python3*/site-packages")
-}
-release = platform.freedesktop_os_release()
-print(json.dumps({
-    "distribution": [release["ID"], release.get("VERSION_ID", "")],
-    "debian": [line.split("\\t") for line in subprocess.check_output(asked, text=True).splitlines()],
-    "python": python,
-}))
-"""
+from inventory import ask, inspect
+from licences import of_debian, of_python
+
+LOCKS = Path(__file__).resolve().parents[1] / "requirements" / "locks"
+_LOCKED = re.compile(r"^([a-z0-9][a-z0-9._-]*)==([^\s;\\]+)[^\n]*((?:\n +--hash=sha256:[0-9a-f]{64}[ \\]*)*)", re.M)
 
 
 def main(image: str = "ichat:latest", path: str = "build/sbom.json") -> None:
-    bom = bill(image, ask(image))
+    bom = bill(image, inspect(image)["Id"], ask(image), locked_hashes(LOCKS.rglob("*.txt")))
     text = JsonV1Dot6(bom).output_as_string(indent=1)
     if error := JsonStrictValidator(SchemaVersion.V1_6).validate_str(text):
         raise SystemExit(f"{image}: what came out is no valid CycloneDX: {error}")
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_text(text)
-    print(f"{path}: {len(bom.components)} components of {image}")
+    silent = sum(not component.licenses for component in bom.components)
+    print(f"{path}: {len(bom.components)} components of {image}, {silent} of them declare no licence")
 
 
-def ask(image: str) -> dict[str, Any]:
-    """What the image holds. SystemExit with Docker's words when it cannot be run."""
-    docker = os.environ.get("DOCKER", "docker")
-    run = [docker, "run", "--rm", "--network", "none", "--entrypoint", "/opt/ichat/ichat/bin/python", image, "-c", _ASK]
-    done = subprocess.run(run, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{image}: {done.stderr.strip() or 'no answer'}")
-    found: dict[str, Any] = json.loads(done.stdout)
+def locked_hashes(locks: Iterable[Path]) -> dict[tuple[str, str], set[str]]:
+    """The files that a lock accepts for a package, by their SHA-256: one of them was installed."""
+    found: dict[tuple[str, str], set[str]] = {}
+    for lock in locks:
+        for name, version, hashes in _LOCKED.findall(lock.read_text()):
+            found.setdefault((name, version), set()).update(re.findall(r"[0-9a-f]{64}", hashes))
     return found
 
 
-def bill(image: str, found: dict[str, Any]) -> Bom:
-    """The same versions of a Python package in several environments are one component."""
+def bill(image: str, digest: str, found: dict[str, Any], locked: dict[tuple[str, str], set[str]]) -> Bom:
+    """The same version of a Python package in several environments is one component."""
     bom = Bom()
-    bom.metadata.component = Component(name=image, type=ComponentType.CONTAINER, bom_ref=image)
+    whole = Component(
+        name=image, type=ComponentType.CONTAINER, bom_ref=image, hashes=_hashes([digest.partition(":")[2]])
+    )
+    bom.metadata.component = whole
     distribution, release = found["distribution"]
-    for name, version, architecture in found["debian"]:
-        qualifiers = {"arch": architecture, "distro": f"{distribution}-{release}"}
-        bom.components.add(_component(name, version, PackageURL("deb", distribution, name, version, qualifiers)))
-    environments: dict[tuple[str, str], list[str]] = {}
-    for environment, packages in found["python"].items():
-        for name, version in packages:
-            environments.setdefault((name, version), []).append(environment)
-    for (name, version), where in environments.items():
-        component = _component(name, version, PackageURL("pypi", None, name.lower().replace("_", "-"), version))
-        component.properties.update(Property(name="ichat:environment", value=one) for one in where)
+    for package in found["debian"]:
+        name, version = package["name"], package["version"]
+        qualifiers = {"arch": package["architecture"], "distro": f"{distribution}-{release}"}
+        purl = PackageURL("deb", distribution, name, version, qualifiers)
+        bom.components.add(_component(name, version, purl, of_debian(package), [package["record"]]))
+    for (name, version), copies in _by_version(found["python"]).items():
+        plain = re.sub(r"[-_.]+", "-", name).lower()
+        records = [package["record"] for package in copies.values()]
+        component = _component(
+            name, version, PackageURL("pypi", None, plain, version), of_python(next(iter(copies.values()))), records
+        )
+        component.properties.update(Property(name="ichat:environment", value=one) for one in copies)
+        if accepted := locked.get((plain, version)):
+            page = XsUri(f"https://pypi.org/project/{plain}/{version.partition('+')[0]}/#files")
+            component.external_references.add(
+                ExternalReference(
+                    type=ExternalReferenceType.DISTRIBUTION,
+                    url=page,
+                    comment="the files that the lock accepts; one of them was installed",
+                    hashes=_hashes(accepted),
+                )
+            )
         bom.components.add(component)
+    bom.register_dependency(whole, bom.components)
     return bom
 
 
-def _component(name: str, version: str, purl: PackageURL) -> Component:
-    return Component(name=name, version=version, type=ComponentType.LIBRARY, purl=purl, bom_ref=str(purl))
+def _by_version(python: dict[str, list[dict[str, Any]]]) -> dict[tuple[str, str], dict[str, dict[str, Any]]]:
+    """(name, version) → environment → the package as it is there."""
+    found: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    for environment, packages in python.items():
+        for package in packages:
+            found.setdefault((package["name"], package["version"]), {})[environment] = package
+    return found
+
+
+def _component(
+    name: str, version: str, purl: PackageURL, licenses: list[License], records: list[str | None]
+) -> Component:
+    """``records``: the SHA-256 of the list of its files with their hashes (RECORD, or dpkg's md5sums)."""
+    known = [one for one in records if one]
+    properties = [Property(name="ichat:hash-of", value="md5sums" if purl.type == "deb" else "RECORD")] if known else []
+    return Component(
+        name=name,
+        version=version,
+        type=ComponentType.LIBRARY,
+        purl=purl,
+        bom_ref=str(purl),
+        licenses=licenses,
+        hashes=_hashes(known),
+        properties=properties,
+    )
+
+
+def _hashes(found: Iterable[str]) -> list[HashType]:
+    return [HashType(alg=HashAlgorithm.SHA_256, content=one) for one in sorted(set(found))]
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Write what can be derived from the schema: ``python -m ichat.backends.reference`` in a checkout.
 
-``configs/configs.yaml`` (every key, explained), ``configs/configs.schema.json`` (for editors) and the tables of
-``docs/configuration.md`` and ``docs/docker.md``. A test compares them with what stands in the repository.
+``configs/configs.yaml`` (every key, explained), ``configs/configs.schema.json`` (for editors), the tables of
+``docs/configuration.md`` and ``docs/docker.md``, and ``deploy/compose/variables.env``. A test compares them with what
+stands in the repository.
 """
 
 from __future__ import annotations
@@ -19,9 +20,12 @@ from ichat.backends.engines import load_engines
 from ichat.config.kinds import HIDDEN_CHOICES, is_section, kinds
 from ichat.config.names import COMPOUND, sections, variables, words
 from ichat.config.schema import ModelSettings, Unified
+from ichat.config.sources import FOREIGN, SECRETS
+from ichat.config.variables import OTHER
 
 ROOT = Path(__file__).parents[2]
 SCHEMA, DEFAULTS = "configs/configs.schema.json", "configs/configs.yaml"
+VARIABLES = "deploy/compose/variables.env"
 #: With tables between their marks.
 PAGES = ("docs/configuration.md", "docs/docker.md")
 
@@ -48,7 +52,25 @@ models:
 def render() -> dict[str, str]:
     """Every generated file by its path in the repository; the prose of a page is taken from the file itself."""
     pages = {page: with_tables((ROOT / page).read_text("utf-8")) for page in PAGES}
-    return {SCHEMA: json_schema(), DEFAULTS: default_file()} | pages
+    return {SCHEMA: json_schema(), DEFAULTS: default_file(), VARIABLES: variable_list()} | pages
+
+
+# ---- the variables that Compose hands on ----------------------------------------------------------------------
+
+_LIST_HEAD = """\
+# Generated. Every variable that ichat reads and that has a fixed name. A name without a value stands for the value in
+# your shell, if it has one there: for docker-compose.yml, and for docker run --env-file deploy/compose/variables.env.
+# Not here: ICHAT_MODELS__<model>__<key>, which have no fixed names, and what the image sets itself (docs/docker.md).
+"""
+#: docker-compose 1.29 takes a listed variable away from the container when the shell lacks it.
+_SET_BY_THE_IMAGE = ("ICHAT_DEFAULTS__ACCELERATOR", "ICHAT_DEFAULTS__BACKEND")
+#: No settings of ichat's: libraries of the engines read them.
+_READ_BY_LIBRARIES = ("HF_ENDPOINT",)
+
+
+def variable_list() -> str:
+    names = {*variables(), *OTHER, *FOREIGN, *(f"{name}_FILE" for name in SECRETS), *_READ_BY_LIBRARIES}
+    return _LIST_HEAD + "".join(f"{name}\n" for name in sorted(names - {*_SET_BY_THE_IMAGE}))
 
 
 # ---- configs.yaml ---------------------------------------------------------------------------------------------

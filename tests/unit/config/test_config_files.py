@@ -18,9 +18,7 @@ CONFIGS = ROOT / "configs"
 SCHEMA = jsonschema.Draft202012Validator(json.loads((CONFIGS / "configs.schema.json").read_text()))
 
 
-@pytest.mark.parametrize(
-    "path", ["configs/configs.yaml", "configs/configs.schema.json", "docs/configuration.md", "docs/docker.md"]
-)
+@pytest.mark.parametrize("path", render())
 def test_what_is_generated_is_up_to_date(path):
     assert (ROOT / path).read_text("utf-8") == render()[path], "run `python -m ichat.backends.reference`"
 
