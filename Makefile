@@ -8,7 +8,7 @@ ENGINES ?= vllm sglang
 PORT ?= $(or $(ICHAT_PORT),8000)
 MODEL ?=
 ARGS ?=
-export ACCELERATOR ENGINES BASE_IMAGE IMAGE
+export ACCELERATOR ENGINES BASE_IMAGE IMAGE VLLM SGLANG
 
 IN_DEV := .venvs/dev/bin
 # The quick tests first: what they find explains what the slow ones would find.

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from building import Say, SetupError, UnavailableError, only_one
-from recipes import LOCKS, ROOT
+from versions import LOCKS, ROOT
 
 TOOLS = ROOT / ".tools"
 #: Where Debian, Ubuntu and the NVIDIA Container Toolkit put it; only there on a machine with a GPU.
