@@ -21,6 +21,7 @@ help: ## Say what there is to make
 	@echo "  BACKEND=vllm|sglang  MODEL=path or Hugging Face name  PORT=8000  ARGS='any flag of ichat serve'   for run"
 	@echo "  ENGINES='vllm sglang'  ACCELERATOR=auto|cpu|cuda                                                for setup"
 	@echo "  ENGINES='vllm sglang'  ACCELERATOR=cuda|cpu  BASE_IMAGE=…  IMAGE=ichat:latest                     for image"
+	@echo "  VLLM=…  SGLANG=…        other versions than the pinned ones (docs/engines.md)                   for setup, image, bump"
 	@echo "  ARGS='any flag of pytest'                                                                       for test"
 
 setup: ## Set up the Python environments under .venvs (ENGINES=vllm for one engine only)
@@ -76,7 +77,7 @@ flags: ## Write the engines' flags anew, from their own parsers
 locks: ## Resolve requirements/ anew into the lock files (ARGS=--upgrade for newer versions)
 	@scripts/setup --locks $(ARGS)
 
-bump: ## Move to other versions of the engines: make bump VLLM=0.33.0 SGLANG=0.5.22
+bump: ## Say which versions of the engines there are; take one: make bump SGLANG=0.5.23
 	@scripts/bump $(if $(VLLM),vllm=$(VLLM)) $(if $(SGLANG),sglang=$(SGLANG))
 
 clean: ## Remove what was set up or built here; downloads stay in uv's cache

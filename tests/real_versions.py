@@ -19,6 +19,7 @@ _FURTHER = [each.name for each in further_versions() if each.kind == CPU]
 #: Those that can be imported, but have no kernels for this machine.
 WITHOUT = [each.name for each in further_versions() if each.kind == WITHOUT_KERNELS]
 PINNED = _params(list(ENGINES))
+IMPORTABLE = _params([*ENGINES, *_FURTHER, *WITHOUT])
 #: For what a version is most likely to change: a whole life, every command, the drain.
 EVERY = _params([*ENGINES, *_FURTHER])
 #: For the rest, which repeats the way of a start or a stop: further versions only with ICHAT_TEST_FULL=1.

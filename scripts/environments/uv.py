@@ -161,6 +161,13 @@ class Uv:
             settings[name.rpartition(".")[2]] = str(ast.literal_eval(value))
         return settings
 
+    @property
+    def index(self) -> tuple[str, str | None]:
+        """Where packages are listed, and the certificates that vouch for it; None: those of the system."""
+        return self._environment.get("UV_DEFAULT_INDEX", "https://pypi.org/simple"), self._environment.get(
+            "SSL_CERT_FILE"
+        )
+
     @cached_property
     def _find_links(self) -> str:
         return os.environ.get("UV_FIND_LINKS") or ",".join(self._pip_settings.get("find-links", "").split())
