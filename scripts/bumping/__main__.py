@@ -145,10 +145,8 @@ def check_lock(registry: Registry, release: Release, *, is_one: bool) -> None:
 def tell(registry: Registry, release: Release, family: dict[str, str], *, is_one: bool) -> None:
     engine, version = release.engine, release.version
     if not release.has_cpu:
-        newest = registry.versions(ON_A_CPU[engine])[-1]
-        say(
-            f"{engine} {version}: {ON_A_CPU[engine]} has no {version}, so a CPU stays at {newest}; this is for the GPU only."
-        )
+        name = ON_A_CPU[engine]
+        say(f"{engine} {version}: {name} has no {version}, so a CPU stays at {pinned()[name]}; this is for a GPU only.")
     if is_one:
         say(f"{engine} {version}: becomes the pinned version, on torch {family['torch']}, which both engines want.")
         return
@@ -157,9 +155,8 @@ def tell(registry: Registry, release: Release, family: dict[str, str], *, is_one
     if costs:
         largest_first = sorted(costs.items(), key=lambda item: -item[1])
         parts = ", ".join(f"{name} {size / GB:.1f}" for name, size in largest_first if size > GB / 20)
-        say(
-            f"  With the other engine pinned, an image for the GPU holds {sum(costs.values()) / GB:.1f} GB twice ({parts})."
-        )
+        total = sum(costs.values()) / GB
+        say(f"  With the other engine pinned, an image for the GPU holds {total:.1f} GB twice ({parts}).")
 
 
 def pin(release: Release, family: dict[str, str]) -> None:

@@ -126,9 +126,7 @@ class Registry:
         try:
             return urllib.request.urlopen(request, timeout=_TIMEOUT_S, context=self._context)
         except OSError as error:
-            raise RegistryError(
-                f"{url}: {error}. Is the index of pip's settings right, and can it be reached?"
-            ) from error
+            raise RegistryError(f"{url}: {error}. Check the index-url of pip's settings, and the network.") from error
 
 
 class _Ranges(io.RawIOBase):
@@ -151,9 +149,7 @@ class _Ranges(io.RawIOBase):
         answer = self._registry._open(self._url, Range=wanted)
         if answer.status != 206:
             answer.close()
-            raise RegistryError(
-                f"{self._url}: the registry sends whole files only, so it cannot be asked what is inside."
-            )
+            raise RegistryError(f"{self._url}: the registry sends whole files only. Use one that answers ranges.")
         return answer
 
     def readable(self) -> bool:
