@@ -70,9 +70,10 @@ sbom: ## Write what is in IMAGE to build/sbom.json (CycloneDX)
 	@$(IN_DEV)/python scripts/sbom.py '$(or $(IMAGE),$(if $(filter cpu,$(ACCELERATOR)),ichat:cpu,ichat:latest))'
 
 flags: ## Write the engines' flags anew, from their own parsers
-	@scripts/setup --quiet vllm sglang
-	@.venvs/vllm/bin/python -m ichat.backends.flags.generate
-	@.venvs/sglang/bin/python -m ichat.backends.flags.generate
+	@scripts/setup --quiet vllm sglang $(notdir $(wildcard .venvs/*-[0-9]*))
+	@.venvs/vllm/bin/python -m ichat.backends.flags.generate --pinned
+	@.venvs/sglang/bin/python -m ichat.backends.flags.generate --pinned
+	@for python in .venvs/*-[0-9]*/bin/python; do VLLM_TARGET_DEVICE=cpu $$python -m ichat.backends.flags.generate; done
 
 locks: ## Resolve requirements/ anew into the lock files (ARGS=--upgrade for newer versions)
 	@scripts/setup --locks $(ARGS)
