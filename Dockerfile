@@ -35,10 +35,13 @@ RUN --mount=type=bind,source=docker/inputs,target=/mnt/docker/inputs \
 FROM ichat AS engines
 ARG ACCELERATOR=cuda
 ARG ENGINES="vllm sglang"
+# The pinned version of an engine without a word; docs/engines.md lists the others.
+ARG VLLM_VERSION=
+ARG SGLANG_VERSION=
 RUN --mount=type=bind,source=docker/inputs,target=/mnt/docker/inputs \
     --mount=type=bind,source=docker/fill-environments,target=/mnt/docker/fill-environments \
     --mount=type=cache,id=ichat-environments,target=/var/cache/ichat,sharing=locked \
-    /mnt/docker/fill-environments "${ACCELERATOR}" ${ENGINES}
+    VLLM=${VLLM_VERSION} SGLANG=${SGLANG_VERSION} /mnt/docker/fill-environments "${ACCELERATOR}" ${ENGINES}
 
 # ---- source: the checkout, as it is installed -----------------------------------------------------------------
 FROM base AS source

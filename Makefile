@@ -8,7 +8,7 @@ ENGINES ?= vllm sglang
 PORT ?= $(or $(ICHAT_PORT),8000)
 MODEL ?=
 ARGS ?=
-export ACCELERATOR ENGINES BASE_IMAGE IMAGE
+export ACCELERATOR ENGINES BASE_IMAGE IMAGE VLLM SGLANG
 
 IN_DEV := .venvs/dev/bin
 BUILT_IMAGE = $(or $(IMAGE),$(if $(filter cpu,$(ACCELERATOR)),ichat:cpu,ichat:latest))
@@ -23,6 +23,7 @@ help: ## Say what there is to make
 	@echo "  ENGINES='vllm sglang'  ACCELERATOR=auto|cpu|cuda                                                for setup"
 	@echo "  ENGINES='vllm sglang'  ACCELERATOR=cuda|cpu  BASE_IMAGE=…  IMAGE=ichat:latest                     for image"
 	@echo "  MODEL=…  IMAGE=ichat:latest  ACCELERATOR=cpu (a rehearsal without a GPU)                         for gpu-proof"
+	@echo "  VLLM=…  SGLANG=…        other versions than the pinned ones (docs/engines.md)                   for setup, image, bump"
 	@echo "  ARGS='any flag of pytest'                                                                       for test"
 
 setup: ## Set up the Python environments under .venvs (ENGINES=vllm for one engine only)
@@ -82,14 +83,15 @@ audit: ## Look up known flaws of the Python packages of the image (ARGS=build/sb
 	@$(IN_DEV)/python scripts/audit.py $(ARGS)
 
 flags: ## Write the engines' flags anew, from their own parsers
-	@scripts/setup --quiet vllm sglang
-	@.venvs/vllm/bin/python -m ichat.backends.flags.generate
-	@.venvs/sglang/bin/python -m ichat.backends.flags.generate
+	@scripts/setup --quiet vllm sglang $(notdir $(wildcard .venvs/*-[0-9]*))
+	@.venvs/vllm/bin/python -m ichat.backends.flags.generate --pinned
+	@.venvs/sglang/bin/python -m ichat.backends.flags.generate --pinned
+	@for python in .venvs/*-[0-9]*/bin/python; do VLLM_TARGET_DEVICE=cpu $$python -m ichat.backends.flags.generate; done
 
 locks: ## Resolve requirements/ anew into the lock files (ARGS=--upgrade for newer versions)
 	@scripts/setup --locks $(ARGS)
 
-bump: ## Move to other versions of the engines: make bump VLLM=0.33.0 SGLANG=0.5.22
+bump: ## Say which versions of the engines there are; take one: make bump SGLANG=0.5.23
 	@scripts/bump $(if $(VLLM),vllm=$(VLLM)) $(if $(SGLANG),sglang=$(SGLANG))
 
 clean: ## Remove what was set up or built here; downloads stay in uv's cache

@@ -116,11 +116,11 @@ def _is_debug() -> bool:
 
 
 def _resolve(argv: Sequence[str]) -> Resolved:
-    from ichat.backends.engines import load_engines
+    from ichat.backends.engines import installed_versions, load_engines
     from ichat.config.resolve import resolve
     from ichat.config.sources import Sources
 
-    return resolve(Sources.read(argv), load_engines())
+    return resolve(Sources.read(argv), load_engines(installed_versions()))
 
 
 def _checked(argv: Sequence[str]) -> Resolved:
@@ -245,9 +245,9 @@ def _order(method: str, target: str, render: Callable[[dict[str, Any]], Iterable
 def _version(argv: Sequence[str]) -> int:
     _refuse_arguments("version", argv)
     from ichat import __version__
-    from ichat.backends.engines import load_engines
+    from ichat.backends.engines import installed_versions, load_engines
 
-    known = ", ".join(f"{engine.title} {engine.catalogue.version}" for engine in load_engines().values())
+    known = ", ".join(engine.version for engine in load_engines(installed_versions()).values())
     _say(f"ichat {__version__} (for {known})")
     return 0
 

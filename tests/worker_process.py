@@ -20,7 +20,10 @@ DEMO = ROOT / "models" / "demo"
 
 
 def python_of(backend: str) -> Path:
-    """The interpreter of the environment that holds the engine; the fake engine lives in our own."""
+    """The interpreter of the environment that holds the engine; the fake engine lives in our own.
+
+    A backend with a version at its end (``sglang-0.5.23``) is the engine in that version.
+    """
     return Path(sys.executable) if backend == "fake" else ROOT / ".venvs" / backend / "bin" / "python"
 
 
@@ -35,7 +38,13 @@ class WorkerProcess:
     """``async with`` one; afterwards nothing of it is left."""
 
     def __init__(
-        self, model: Model, *, timeouts: Timeouts | None = None, api_key: str | None = None, stderr: Any = None
+        self,
+        model: Model,
+        *,
+        timeouts: Timeouts | None = None,
+        api_key: str | None = None,
+        stderr: Any = None,
+        python: Path | None = None,
     ):
         self.model, self.timeouts, self.api_key = model, timeouts or Timeouts(), api_key
         self.messages: list[tuple[float, messages.Message]] = []
@@ -43,6 +52,7 @@ class WorkerProcess:
         self._arrived = asyncio.Event()
         self._commands = 0
         self._stderr = stderr
+        self._python = python or python_of(model.backend)
 
     async def __aenter__(self) -> WorkerProcess:
         self._dir = tempfile.TemporaryDirectory(prefix="ichat-")
@@ -52,7 +62,7 @@ class WorkerProcess:
         ours, theirs = pair()
         self.started_at = time.monotonic()
         self.process = await asyncio.create_subprocess_exec(
-            python_of(self.model.backend), "-m", "ichat.worker", "--control-fd", str(theirs.fileno()),
+            self._python, "-m", "ichat.worker", "--control-fd", str(theirs.fileno()),
             pass_fds=[theirs.fileno()], env=self._environment(), process_group=0, stderr=self._stderr,
             stdout=self._stderr, cwd=self.run_dir,
         )  # fmt: skip

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Literal
 
 from ichat.backends.engine_argv import own_args
-from ichat.backends.engines import ARGS, load_engines
+from ichat.backends.engines import ARGS, installed_versions, load_engines
 from ichat.config.engine import Engine
 from ichat.config.flags import WrongValueError
 from ichat.config.resolve import Resolved
@@ -50,15 +50,16 @@ def _explain(model: Model, accelerator: Accelerator, hidden: frozenset[str]) -> 
 
 
 def _engine(backend: str) -> Engine:
-    return load_engines()[backend]
+    return load_engines(installed_versions())[backend]
 
 
 def _argv(model: Model, accelerator: Accelerator, hidden: frozenset[str]) -> Iterator[str]:
     """One flag with its values a line, as a shell would take it."""
     import shlex
 
-    argv = ARGS[model.backend].to_argv(model, accelerator=accelerator)
-    for argument in _engine(model.backend).catalogue.split(argv):
+    engine = _engine(model.backend)
+    argv = ARGS[model.backend].to_argv(model, accelerator=accelerator, version=engine.catalogue.version)
+    for argument in engine.catalogue.split(argv):
         yield "  " + " ".join(shlex.quote(word) for word in hide(masked_argv(argument.tokens), hidden))
     needed = ARGS[model.backend].environment(model, accelerator) | model.env
     shown = masked_argv([f"--{name}={value}" for name, value in sorted(needed.items())])

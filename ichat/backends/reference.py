@@ -252,6 +252,7 @@ _OTHER_VARIABLES = (
     ("ICHAT_VLLM_ARGS", "flags of vLLM, as on its command line"),
     ("ICHAT_SGLANG_ARGS", "flags of SGLang, as on its command line"),
     ("ICHAT_DEBUG", "1: tracebacks with error lines"),
+    ("ICHAT_ALLOW_UNTESTED_ENGINE", "1: start an engine of a version that ichat is not tested with (engines.md)"),
     ("HF_TOKEN", "the token for gated and private models of the hub"),
     ("MODEL_ID, HF_MODEL_ID", "the model's path when nothing else names one"),
 )

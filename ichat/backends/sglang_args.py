@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, Literal
 
+from ichat.backends import sglang_compat
 from ichat.backends.engine_argv import ON_ONE_NODE, compose, is_local, own_dests, to_json
 from ichat.backends.flags import load_catalogue
 from ichat.config.engine import Engine, Word
@@ -19,14 +20,17 @@ CPU_TOTAL_TOKENS = 16_384
 STATIC_SHARE = 0.9
 
 
-def to_argv(model: Model, *, accelerator: Literal["cpu", "cuda"], api_key: str | None = None) -> list[str]:
+def to_argv(
+    model: Model, *, accelerator: Literal["cpu", "cuda"], api_key: str | None = None, version: str | None = None
+) -> list[str]:
     """The exact command line for SGLang's own parser, without a program name.
 
     No address: ichat serves the app on a socket of its own. A key is only of use where the engine is reachable
-    without the front; it would show in the engine's own log of its arguments.
+    without the front; it would show in the engine's own log of its arguments. ``version`` is the engine's; the pinned
+    one unless given.
     """
     key = [f"--api-key={api_key}"] if api_key else []
-    return compose(engine(), model, [*_defaults(model, accelerator), *key])
+    return compose(engine(version), model, [*_defaults(model, accelerator, version), *key])
 
 
 def environment(model: Model, accelerator: Literal["cpu", "cuda"]) -> dict[str, str]:  # noqa: ARG001  twin
@@ -39,17 +43,17 @@ def environment(model: Model, accelerator: Literal["cpu", "cuda"]) -> dict[str, 
 
 
 @cache
-def engine() -> Engine:
-    return Engine("sglang", "SGLang", load_catalogue("sglang"), WORDS, RESERVED, EQUIVALENTS)
+def engine(version: str | None = None) -> Engine:
+    """SGLang as the resolver sees it; the pinned version unless another is given."""
+    return Engine("sglang", "SGLang", load_catalogue("sglang", version), WORDS, RESERVED, EQUIVALENTS)
 
 
-def _defaults(model: Model, accelerator: str) -> list[str]:
+def _defaults(model: Model, accelerator: str, version: str | None) -> list[str]:
     metrics = ["--enable-metrics"]  # vLLM always has them
     if accelerator != "cpu":
         return metrics
-    # The kernels that SGLang takes on a CPU by default are not published for it (0.5.x).
-    cpu = ["--device=cpu", "--attention-backend=torch_native", "--model-impl=transformers"]
-    if model.memory_fraction is None and "mem_fraction_static" not in own_dests(engine(), model):
+    cpu = [*sglang_compat.CPU_ARGUMENTS]
+    if model.memory_fraction is None and "mem_fraction_static" not in own_dests(engine(version), model):
         cpu.append(f"--max-total-tokens={_total_tokens(model.context_length)}")
     return [*metrics, *cpu]
 

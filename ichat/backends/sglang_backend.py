@@ -1,6 +1,6 @@
-"""SGLang in process: the only file that imports sglang. Its twin is vllm_backend.py.
+"""SGLang in process: the only file that imports sglang, with sglang_compat.py. Its twin is vllm_backend.py.
 
-The sequence is the one of SGLang's own ``srt/entrypoints/http_server.py`` (0.5.21), without its signal handlers:
+The sequence is the one of SGLang's own ``srt/entrypoints/http_server.py``, without its signal handlers:
 parse → Engine._launch_subprocesses → set_global_state → app → uvicorn. The app is a module global: one process
 holds one engine.
 """
@@ -14,7 +14,7 @@ import time
 import uuid
 from typing import Any, NoReturn
 
-from ichat.backends import start_method
+from ichat.backends import sglang_compat, start_method
 from ichat.backends.base_backend import BaseBackend
 from ichat.backends.engine_control import EngineControl
 from ichat.backends.failures import refuse_arguments
@@ -72,6 +72,7 @@ class SGLangBackend(BaseBackend):
     # ---- parse --------------------------------------------------------------------------------------------
 
     async def parse(self) -> None:
+        sglang_compat.SUPPORTED.check_installed(self.framework_args.instance)
         await self._owner.call(self._import)
         self.news.phase("arguments")
         await self._owner.call(self._parse)
@@ -115,20 +116,10 @@ class SGLangBackend(BaseBackend):
                 flag = f"--{name.replace('_', '-')}"
                 refuse_arguments("SGLang", f"{flag} {getattr(resolved, name)} is not served in process. Leave it out")
         if self.framework_args.accelerator == "cpu":
-            self._refuse_on_the_cpu(args.model_path, resolved)
+            wrong = sglang_compat.refusal_on_the_cpu(architectures_of(args.model_path), resolved)
+            if wrong is not None:
+                refuse_arguments("SGLang", wrong)
         self._args = args
-
-    def _refuse_on_the_cpu(self, model_path: str, resolved: Any) -> None:
-        """Measured with 0.5.21: it pools BERT's vectors wrongly, whatever the model says, and pins memory for LoRA."""
-        from sglang.srt.configs.model_config import is_generation_model
-
-        if not is_generation_model(architectures_of(model_path), resolved.is_embedding):
-            words = "on the CPU its vectors of an embedding model are wrong. Serve this model with backend: vllm"
-            refuse_arguments("SGLang", words)
-        if resolved.enable_lora:
-            refuse_arguments(
-                "SGLang", "on the CPU it cannot serve adapters (LoRA). Serve this model with backend: vllm"
-            )
 
     # ---- engine -------------------------------------------------------------------------------------------
 
@@ -164,8 +155,7 @@ class SGLangBackend(BaseBackend):
             run_scheduler_process_func=run_scheduler_process,
             run_detokenizer_process_func=run_detokenizer_process,
         )
-        # Releases append values to this tuple: 0.5.21 returns six.
-        self._tokenizer_manager, self._template_manager, _, scheduled, watchdog = launched[:5]
+        self._tokenizer_manager, self._template_manager, scheduled, watchdog = sglang_compat.launched_parts(launched)
         self._scheduler_info = scheduled.scheduler_infos[0]
         if watchdog is not None:
             watchdog.stop()  # it polls, and sends SIGQUIT to this process; our pidfds are faster
@@ -178,7 +168,6 @@ class SGLangBackend(BaseBackend):
         from sglang.srt.runtime_context import get_observability, get_serving
         from sglang.srt.utils import set_uvicorn_logging_configs
         from sglang.srt.utils.auth import add_api_key_middleware, app_has_admin_force_endpoints
-        from sglang.srt.utils.common import add_prometheus_track_response_middleware
 
         app, serving, observability = http_server.app, get_serving(), get_observability()
         http_server.set_global_state(
@@ -189,7 +178,7 @@ class SGLangBackend(BaseBackend):
             )
         )
         if observability.enable_metrics:
-            add_prometheus_track_response_middleware(app)
+            sglang_compat.count_responses(app)
         app.is_single_tokenizer_mode, app.server_args = True, self._args
         # SGLang's warm-up thread would send its requests to a TCP port that is not ours, and kill the process when
         # one fails. Told that the warm-up did not succeed it ends at once; warm_up() does the work.

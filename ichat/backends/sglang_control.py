@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Literal
 
+from ichat.backends import sglang_compat
 from ichat.backends.engine_control import (
     CommandError,
     EngineControl,
@@ -89,8 +90,9 @@ class SGLangControl(EngineControl):
         self._manager.served_model_name = self._name
         if is_done:
             return
-        # Half way it reads the weights again "from the original path", which by then is the new one (0.5.21).
-        raise (CommandError if "Rolling back" in words else RefusedError)(f"update_weights: SGLang: {words}")
+        raise (CommandError if sglang_compat.is_half_loaded(words) else RefusedError)(
+            f"update_weights: SGLang: {words}"
+        )
 
     async def flush_cache(self) -> None:
         was_paused = self._manager.is_pause

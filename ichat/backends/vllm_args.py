@@ -15,14 +15,17 @@ from ichat.config.schema import Model
 CPU_KV_CACHE_BYTES = 2 * 1024**3
 
 
-def to_argv(model: Model, *, accelerator: Literal["cpu", "cuda"], api_key: str | None = None) -> list[str]:
+def to_argv(
+    model: Model, *, accelerator: Literal["cpu", "cuda"], api_key: str | None = None, version: str | None = None
+) -> list[str]:
     """The exact command line for vLLM's own parser, without a program name.
 
     No address: ichat serves the app on a socket of its own. A key is only of use where the engine is reachable
-    without the front; it would show in the engine's own log of its arguments.
+    without the front; it would show in the engine's own log of its arguments. ``version`` is the engine's; the pinned
+    one unless given.
     """
     key = [f"--api-key={api_key}"] if api_key else []
-    return compose(engine(), model, [*_defaults(model, accelerator), *key])
+    return compose(engine(version), model, [*_defaults(model, accelerator), *key])
 
 
 def environment(model: Model, accelerator: Literal["cpu", "cuda"]) -> dict[str, str]:  # noqa: ARG001  twin
@@ -33,8 +36,9 @@ def environment(model: Model, accelerator: Literal["cpu", "cuda"]) -> dict[str, 
 
 
 @cache
-def engine() -> Engine:
-    return Engine("vllm", "vLLM", load_catalogue("vllm"), WORDS, RESERVED, EQUIVALENTS)
+def engine(version: str | None = None) -> Engine:
+    """vLLM as the resolver sees it; the pinned version unless another is given."""
+    return Engine("vllm", "vLLM", load_catalogue("vllm", version), WORDS, RESERVED, EQUIVALENTS)
 
 
 def _defaults(model: Model, accelerator: str) -> list[str]:

@@ -1,7 +1,7 @@
-"""vLLM in process: the only file that imports vllm. Its twin is sglang_backend.py.
+"""vLLM in process: the only file that imports vllm, with vllm_compat.py. Its twin is sglang_backend.py.
 
-The sequence is the one of vLLM's own ``entrypoints/launchers/api_server/entry.py`` (0.32), without its signal
-handlers: parse → configure → AsyncLLM → build_app → init_app_state → uvicorn.
+The sequence is the one of vLLM's own ``entrypoints/launchers/api_server/entry.py``, without its signal handlers:
+parse → configure → AsyncLLM → build_app → init_app_state → uvicorn.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 from argparse import Namespace
 from typing import Any, NoReturn
 
-from ichat.backends import start_method
+from ichat.backends import start_method, vllm_compat
 from ichat.backends.base_backend import BaseBackend
 from ichat.backends.engine_control import EngineControl
 from ichat.backends.failures import refuse_arguments
@@ -57,6 +57,7 @@ class VLLMBackend(BaseBackend):
     # ---- parse --------------------------------------------------------------------------------------------
 
     async def parse(self) -> None:
+        vllm_compat.SUPPORTED.check_installed(self.framework_args.instance)
         await self._owner.call(self._import)
         self.news.phase("arguments")
         await self._owner.call(self._parse)
@@ -77,9 +78,7 @@ class VLLMBackend(BaseBackend):
                     import vllm.v1.worker.cpu_worker  # noqa: F401
 
     def _parse(self) -> None:
-        from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
         from vllm.entrypoints.launchers.launcher import setup_server
-        from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
         from vllm.logger import configure_logging_from_args
         from vllm.utils.argparse_utils import FlexibleArgumentParser
 
@@ -87,8 +86,9 @@ class VLLMBackend(BaseBackend):
             def error(self, message: str) -> NoReturn:
                 refuse_arguments("vLLM", message)
 
-        cli_env_setup()
-        args = make_arg_parser(Parser(prog="vllm serve")).parse_args(self.backend_argv)
+        command_line = vllm_compat.command_line()
+        command_line.set_up_environment()
+        args = command_line.make_parser(Parser(prog="vllm serve")).parse_args(self.backend_argv)
         if args.model_tag is not None:
             args.model = args.model_tag
         self._check_mode(args)
@@ -96,7 +96,7 @@ class VLLMBackend(BaseBackend):
         args.uds = self.framework_args.socket_path
         configure_logging_from_args(args)
         try:
-            validate_parsed_serve_args(args)
+            command_line.validate(args)
             _, self._socket = setup_server(args, reuse_port=False)
         except (KeyError, TypeError, ValueError) as error:
             refuse_arguments("vLLM", str(error))
@@ -119,7 +119,6 @@ class VLLMBackend(BaseBackend):
 
     def _load(self) -> Any:
         from vllm.engine.arg_utils import AsyncEngineArgs
-        from vllm.entrypoints.launchers.cli_args import propagate_flash_late_interaction
         from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -127,7 +126,7 @@ class VLLMBackend(BaseBackend):
         if self.framework_args.start_method == "fork":
             _inspect_here(args.model)
         engine_args = AsyncEngineArgs.from_cli_args(args)
-        propagate_flash_late_interaction(args, engine_args)
+        vllm_compat.command_line().propagate_flash_late_interaction(args, engine_args)
         config = engine_args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
         if self.framework_args.start_method == "fork":
             # The CPU platform sets "spawn" inside create_engine_config(); vLLM reads it again when it starts a process.

@@ -13,7 +13,7 @@ from ichat.config.nearest import nearest
 from ichat.config.secrets import mask
 
 # value: one · values: one or more (or none) · optional: none or one · append: one, may be repeated
-# switch: none, can only say yes · toggle: none, has a --no- twin
+# switch: none, can only say yes · toggle: none, has a twin that says no, mostly --no-…
 Kind = Literal["value", "values", "optional", "append", "switch", "toggle"]
 
 _NUMBER = re.compile(r"-\d+$|-\d*\.\d+$")
@@ -34,6 +34,7 @@ class Flag:
     type: str | None = None
     choices: tuple[Any, ...] | None = None
     default: Any = None
+    inverses: tuple[str, ...] = ()  # spellings of a toggle that say no without a --no-
 
     @cached_property
     def word(self) -> str:
@@ -48,7 +49,13 @@ class Flag:
     @cached_property
     def negation(self) -> str:
         """The spelling that says no; only a toggle has one."""
-        return next(s for s in self.spellings if s.startswith("--no-"))
+        return next(s for s in self.spellings if self.says_no(s))
+
+    def says_no(self, spelling: str) -> bool:
+        """Whether a spelling of a toggle, which may be cut short at a dash, switches it off."""
+        if spelling in self.spellings:
+            return spelling.startswith("--no-") or spelling in self.inverses
+        return spelling.startswith("--no-") or any(s.startswith(f"{spelling}-") for s in self.inverses)
 
     def wrong_value(self, value: str) -> str | None:
         """What is wrong with a value, as far as the parser's own table tells; None when nothing is."""
@@ -112,7 +119,7 @@ class Argument:
 
     @property
     def is_negated(self) -> bool:
-        return self.flag is not None and self.flag.kind == "toggle" and _dashes(self.word).startswith("--no-")
+        return self.flag is not None and self.flag.kind == "toggle" and self.flag.says_no(_dashes(self.word))
 
 
 @dataclass(frozen=True)

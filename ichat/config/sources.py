@@ -27,6 +27,9 @@ SECRETS = (
     "HF_TOKEN",
 )
 SECRET_LIMIT_BYTES = 64 * 1024
+#: Lets a worker start on a version of its engine that ichat is not tested with. The only one of ichat's own variables
+#: that a worker inherits: no setting, since it says nothing about what is served.
+UNTESTED_ENGINE = "ICHAT_ALLOW_UNTESTED_ENGINE"
 #: Outside names that are read beside those that begin with ICHAT_.
 FOREIGN = ("HF_TOKEN", "MODEL_ID", "HF_MODEL_ID")
 
@@ -72,7 +75,7 @@ class Sources:
 
     def worker_environment(self) -> dict[str, str]:
         """The environment that a worker inherits: the launcher's, without ichat's own variables and secrets."""
-        kept = {k: v for k, v in self.environ.items() if not k.startswith("ICHAT_") and k != "HF_TOKEN_FILE"}
+        kept = {k: v for k, v in self.environ.items() if is_handed_down(k) and k != "HF_TOKEN_FILE"}
         return kept | ({"HF_TOKEN": self.hf_token} if self.hf_token else {})
 
     def secret_file(self, path: str) -> tuple[str, str | None]:
@@ -96,6 +99,16 @@ class Sources:
         places = (Path(__file__).parents[2], Path(sys.prefix).parent)
         found = (root / "models" / "demo" for root in places)
         return next((str(path) for path in found if (path / "config.json").is_file()), None)
+
+
+def is_handed_down(name: str) -> bool:
+    """Whether a worker may inherit the variable: ichat's own settings reach it as messages."""
+    return not name.startswith("ICHAT_") or name == UNTESTED_ENGINE
+
+
+def allows_untested_engine() -> bool:
+    """Whether the user wants to try a version of an engine that ichat is not tested with."""
+    return os.environ.get(UNTESTED_ENGINE, "") not in {"", "0", "false"}
 
 
 #: vLLM names the CPUs of a process in one of these just while it starts it; which one depends on the OpenMP library.

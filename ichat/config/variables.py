@@ -10,6 +10,7 @@ from ichat.config.kinds import kinds
 from ichat.config.names import Path, model_variable, variables
 from ichat.config.nearest import nearest
 from ichat.config.schema import ModelSettings
+from ichat.config.sources import UNTESTED_ENGINE
 from ichat.config.values import Given
 from ichat.errors import Problem
 
@@ -39,7 +40,7 @@ def read_variables(given: Mapping[str, Given], models: Sequence[str], used: Cont
     links = [name for name, value in given.items() if _is_link(name, value)]
     for name, value in given.items():
         path = variables().get(name)
-        if name in OTHER or not name.startswith("ICHAT_") or (path is None and name in used):
+        if name in (*OTHER, UNTESTED_ENGINE) or not name.startswith("ICHAT_") or (path is None and name in used):
             continue
         if name in links:
             if path is not None:
@@ -94,6 +95,9 @@ def _add_of_model(found: VariableSettings, name: str, value: Given, models: Sequ
 
 
 def _unknown(found: VariableSettings, name: str, value: Given) -> None:
-    meant = nearest(name, [*variables(), *OTHER, *(f"{n}_FILE" for n in ("ICHAT_API_KEY", "ICHAT_SERVER__API_KEY"))])
+    meant = nearest(
+        name,
+        [*variables(), *OTHER, UNTESTED_ENGINE, *(f"{n}_FILE" for n in ("ICHAT_API_KEY", "ICHAT_SERVER__API_KEY"))],
+    )
     advice = f"did you mean {meant}?" if meant else "every name that begins with ICHAT_ is read as a setting."
     found.problems.append(value.problem(f"unknown variable; {advice}", "E-CFG-UNKNOWN-VARIABLE"))

@@ -10,10 +10,10 @@ from typing import Literal
 
 from ichat.backends import engines
 from ichat.config.schema import Model
+from ichat.config.sources import is_handed_down
 from ichat.errors import ConfigError, Problem
 from ichat.launcher.host import must_do_without_workers, sees_nvidia_device
 
-_OURS = "ICHAT_"
 #: Secrets that only a worker may see: it downloads the model.
 _WORKERS_ONLY = ("HF_TOKEN", "HF_TOKEN_FILE", "HUGGING_FACE_HUB_TOKEN")
 
@@ -34,6 +34,7 @@ def python_of(model: Model) -> str:
         way_out = "Run `make setup`, or build the image with it (ENGINES)."
         what = f"the environment of {model.backend} is missing ({python}). {way_out}"
         raise ConfigError([Problem("E-ENV-MISSING", f"models.{model.name}.backend:", what)])
+    engines.SUPPORTED[model.backend].check_installed(f"models.{model.name}.backend", python.parents[1])
     return str(python)
 
 
@@ -78,4 +79,4 @@ def _compiler(home: Path) -> dict[str, str]:
 
 def _plain(inherited: Mapping[str, str]) -> dict[str, str]:
     """ichat's own settings reach its children as messages, never as environment: they may hold secrets."""
-    return {name: value for name, value in inherited.items() if not name.startswith(_OURS)}
+    return {name: value for name, value in inherited.items() if is_handed_down(name)}

@@ -6,13 +6,12 @@ import os
 from pathlib import Path
 from typing import Literal
 
+from ichat.backends.vllm_compat import QUEUE_BYTES as VLLM_QUEUE_BYTES
 from ichat.config.schema import Model
 from ichat.errors import ResourceError
 
 _NVIDIA_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
 _SHM = Path("/dev/shm")  # noqa: S108  where POSIX shared memory lives
-#: The largest of the queues between vLLM's processes (0.32): ten pieces of 24 MiB, from each worker to EngineCore.
-_VLLM_QUEUE_BYTES = 10 * (24 * 2**20 + 2)
 
 
 def sees_nvidia_device() -> bool:
@@ -28,10 +27,10 @@ def check_host(model: Model, accelerator: Literal["cpu", "cuda"]) -> None:
             "make image ACCELERATOR=cpu.",
             code="E-GPU-MISSING",
         )
-    if model.backend == "vllm" and _ranks(model) > 1 and (free_bytes := free_shared_memory()) < _VLLM_QUEUE_BYTES:
+    if model.backend == "vllm" and _ranks(model) > 1 and (free_bytes := free_shared_memory()) < VLLM_QUEUE_BYTES:
         raise ResourceError(
             f"{model.name}: its {_ranks(model)} processes exchange data in shared memory: /dev/shm has "
-            f"{free_bytes >> 20} MiB free, vLLM needs {(_VLLM_QUEUE_BYTES >> 20) + 1} at least. Start the container "
+            f"{free_bytes >> 20} MiB free, vLLM needs {(VLLM_QUEUE_BYTES >> 20) + 1} at least. Start the container "
             "with --shm-size 8g (or --ipc host; in Kubernetes an emptyDir with medium Memory at /dev/shm).",
             code="E-OS-SHM",
         )
@@ -43,7 +42,7 @@ def must_do_without_workers(model: Model, accelerator: Literal["cpu", "cuda"]) -
     """
     if model.backend != "vllm" or accelerator != "cpu" or _ranks(model) > 1:
         return False
-    return free_shared_memory() < _VLLM_QUEUE_BYTES
+    return free_shared_memory() < VLLM_QUEUE_BYTES
 
 
 def notices(model: Model, accelerator: Literal["cpu", "cuda"]) -> tuple[str, ...]:

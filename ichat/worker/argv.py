@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from ichat.backends.engines import ARGS, SUPPORTED
 from ichat.backends.framework_args import FrameworkArgs
 
 
 def backend_argv(args: FrameworkArgs) -> list[str]:
     """What the engine's own parser is given. It never becomes a process's argv: it may hold a key."""
-    if args.model.backend == "vllm":
-        from ichat.backends import vllm_args
-
-        return vllm_args.to_argv(args.model, accelerator=args.accelerator, api_key=args.api_key)
-    if args.model.backend == "sglang":
-        from ichat.backends import sglang_args
-
-        return sglang_args.to_argv(args.model, accelerator=args.accelerator, api_key=args.api_key)
-    return []
+    if args.model.backend not in ARGS:
+        return []
+    argv: list[str] = ARGS[args.model.backend].to_argv(
+        args.model,
+        accelerator=args.accelerator,
+        api_key=args.api_key,
+        version=SUPPORTED[args.model.backend].installed(),
+    )
+    return argv

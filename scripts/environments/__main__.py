@@ -6,8 +6,9 @@ from pathlib import Path
 
 from building import SetupError, Site, set_up
 from locking import write_locks
-from recipes import NAMES, ROOT, recipes_for
+from recipes import NAMES, recipes_for
 from uv import Uv
+from versions import ENGINES, ROOT, refusal
 
 OK, CANNOT, INTERRUPTED = 0, 69, 130
 
@@ -34,7 +35,13 @@ def main() -> int:
 
 def _set_up(arguments: argparse.Namespace) -> None:
     names = [name for name in NAMES if name in arguments.names] or NAMES
-    wanted = {name: recipes_for(name, arguments.accelerator) for name in names}
+    versions = {engine: getattr(arguments, engine) for engine in ENGINES if engine in names}
+    for engine, version in versions.items():
+        if version and (why := refusal(engine, version, arguments.accelerator)):
+            raise SetupError(why)
+    if arguments.check:
+        return
+    wanted = {name: recipes_for(name, arguments.accelerator, versions.get(name) or None) for name in names}
     site = Site(arguments.into, arguments.final)
     if not set_up(site, wanted, Uv(say), say) and not arguments.quiet:
         say(f"{', '.join(names)}: up to date")
@@ -44,6 +51,9 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/setup", description="Set up ichat's Python environments.")
     parser.add_argument("names", nargs="*", choices=(*NAMES, []), help="which ones; all if none is named")
     parser.add_argument("--accelerator", choices=("cpu", "cuda"), default="cpu", help=argparse.SUPPRESS)
+    for engine in ENGINES:
+        parser.add_argument(f"--{engine}", metavar="VERSION", help="in another version than the pinned one")
+    parser.add_argument("--check", action="store_true", help="only say whether there are locks for these versions")
     parser.add_argument("--into", type=Path, default=ROOT / ".venvs", help="directory of the environments")
     parser.add_argument("--for", type=Path, dest="final", help="where they will stand, if they are moved afterwards")
     parser.add_argument("--quiet", action="store_true", help="say nothing when nothing is to be done")

@@ -5,9 +5,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-LOCKS = ROOT / "requirements" / "locks"
-NAMES = ("ichat", "vllm", "sglang", "dev", "peers")
+from versions import CPU, CUDA, ENGINES, LOCKS, ROOT, Further, further_versions, pinned_version
+
+#: Further versions of the engines stand beside the pinned ones, for the tests: always for the CPU.
+BESIDE = {each.name: each for each in further_versions() if each.kind != CUDA}
+NAMES = ("ichat", *ENGINES, "dev", "peers", *BESIDE)
 GB = 10**9
 
 # Lines that `site` runs at every start of an environment's Python. They must cost nothing where they are not meant.
@@ -35,7 +37,7 @@ class Recipe:
     def stamp(self) -> str:
         """Changes with everything that the finished environment depends on."""
         digest = hashlib.sha256(f"{sys.version} {Path(sys.executable).resolve()}\n{self.path_file()}".encode())
-        makers = (Path(__file__).with_name(f"{module}.py") for module in ("recipes", "building", "uv"))
+        makers = (Path(__file__).with_name(f"{module}.py") for module in ("recipes", "versions", "building", "uv"))
         for source in (*self.locks, *makers):
             digest.update(source.read_bytes())
         return f"{digest.hexdigest()} {' '.join(lock.name for lock in self.locks)}\n"
@@ -44,8 +46,18 @@ class Recipe:
         return sum(line[:1].isalnum() for lock in self.locks for line in lock.read_text().splitlines())
 
 
-def recipes_for(name: str, accelerator: str) -> tuple[Recipe, ...]:
-    """The ways to make the environment, best first. The next is for when torch's build for the CPU cannot be had."""
+def recipes_for(name: str, accelerator: str, version: str | None = None) -> tuple[Recipe, ...]:
+    """The ways to make the environment, best first. The next is for when torch's build for the CPU cannot be had.
+
+    ``version`` is the engine's, one of ``versions.supported_versions()``; the pinned one unless given.
+    """
+    if name in BESIDE:
+        return _on_a_cpu(name, BESIDE[name])
+    if name in ENGINES and version not in (None, pinned_version(name)):
+        further = Further(name, str(version), accelerator)
+        if accelerator == CPU:
+            return _on_a_cpu(name, further)
+        return (Recipe(name, (further.lock(),), 24 * GB, (CHILD_HOOK,)),)
     if name in ("ichat", "dev", "peers"):
         return (Recipe(name, (LOCKS / f"{name}.txt",), GB // 2),)
     if accelerator == "cuda":
@@ -55,3 +67,12 @@ def recipes_for(name: str, accelerator: str) -> tuple[Recipe, ...]:
         Recipe(name, (LOCKS / "torch-cpu.txt", LOCKS / f"{name}-cpu.txt"), 5 * GB, hooks),
         Recipe(name, (LOCKS / f"{name}-cpu-cudatorch.txt",), 12 * GB, (CHILD_HOOK,)),
     )
+
+
+def _on_a_cpu(name: str, further: Further) -> tuple[Recipe, ...]:
+    """Of another version than the pinned one."""
+    hooks = (CHILD_HOOK, TORCHVISION_HOOK) if further.engine == "sglang" else (CHILD_HOOK,)
+    best = Recipe(name, (LOCKS / "torch-cpu.txt", further.lock()), 5 * GB, hooks)
+    on_cuda_torch = further.lock("-cudatorch")
+    others = (Recipe(name, (on_cuda_torch,), 12 * GB, (CHILD_HOOK,)),) if on_cuda_torch.exists() else ()
+    return (best, *others)

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from building import Say, SetupError, UnavailableError, only_one
-from recipes import LOCKS, ROOT
+from versions import LOCKS, ROOT
 
 TOOLS = ROOT / ".tools"
 #: Where Debian, Ubuntu and the NVIDIA Container Toolkit put it; only there on a machine with a GPU.
@@ -160,6 +160,13 @@ class Uv:
             name, _, value = line.partition("=")
             settings[name.rpartition(".")[2]] = str(ast.literal_eval(value))
         return settings
+
+    @property
+    def index(self) -> tuple[str, str | None]:
+        """Where packages are listed, and the certificates that vouch for it; None: those of the system."""
+        return self._environment.get("UV_DEFAULT_INDEX", "https://pypi.org/simple"), self._environment.get(
+            "SSL_CERT_FILE"
+        )
 
     @cached_property
     def _find_links(self) -> str:

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from tests.real_versions import EVERY, engine_of
 from tests.worker_process import DEMO, ROOT, python_of
 
-ENGINES = ["fake", pytest.param("vllm", marks=pytest.mark.engine), pytest.param("sglang", marks=pytest.mark.engine)]
 #: A flag that ichat does not know, for each engine, and where it must be found again.
 PASSED_THROUGH: dict[str, tuple[dict[str, Any], str, Any]] = {
     "fake": ({"processes": 2}, "processes", 2),
@@ -31,10 +31,10 @@ UNIFIED: dict[str, tuple[str, ...]] = {
 }
 
 
-@pytest.fixture(scope="module", params=ENGINES)
+@pytest.fixture(scope="module", params=["fake", *EVERY])
 def life(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
     """A whole life of one backend, as tests/contract/inside.py saw it: (name, what it saw)."""
-    backend = request.param
+    backend = engine_of(request.param)
     directory = tmp_path_factory.mktemp(backend, numbered=True)
     os.mkdir(directory / "tmp")
     settings = {
@@ -42,13 +42,13 @@ def life(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         "engine_args": PASSED_THROUGH[backend][0],
     }  # fmt: skip
     run = subprocess.run(
-        [python_of(backend), "-m", "tests.contract.inside", json.dumps(settings), directory,
+        [python_of(request.param), "-m", "tests.contract.inside", json.dumps(settings), directory,
          PASSED_THROUGH[backend][1], *UNIFIED[backend]],
         cwd=ROOT, env=os.environ | {"TMPDIR": str(directory / "tmp"), "OMP_NUM_THREADS": "1"}, capture_output=True, check=False,
         text=True, timeout=240,
     )  # fmt: skip
     line = next((line for line in run.stdout.splitlines() if line.startswith("OUTCOME ")), None)
-    assert line, f"{backend} ended with {run.returncode}:\n{run.stdout[-2000:]}\n{run.stderr[-4000:]}"
+    assert line, f"{request.param} ended with {run.returncode}:\n{run.stdout[-2000:]}\n{run.stderr[-4000:]}"
     return backend, json.loads(line.removeprefix("OUTCOME "))
 
 

@@ -15,12 +15,11 @@ import pytest_asyncio
 
 from ichat.config.schema import Timeouts
 from ichat.ipc import messages
+from tests.real_versions import EVERY, PINNED, engine_of
 from tests.tiny_weights import RANK, adapter, blank_weights
-from tests.worker_process import DEMO, WorkerProcess, model
+from tests.worker_process import DEMO, WorkerProcess, model, python_of
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
-REAL = [pytest.param("vllm", marks=pytest.mark.engine), pytest.param("sglang", marks=pytest.mark.engine)]
-ENGINES = ["fake", *REAL]
 LONG = {"fake": 60, "vllm": 800, "sglang": 300}
 QUESTION = "What is ICHAT_PORT?"
 
@@ -112,14 +111,14 @@ def said(events: list[str]) -> str:
     return "".join(json.loads(event)["choices"][0]["text"] for event in events[:-1] if '"text"' in event)
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=ENGINES)
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["fake", *EVERY])
 async def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bench]:
-    backend, traces = request.param, tmp_path_factory.mktemp("traces")
+    backend, traces = engine_of(request.param), tmp_path_factory.mktemp("traces")
     lora = {} if backend != "vllm" else {"enable_lora": True, "max_lora_rank": 8, "max_loras": 2}
     settings = model(backend, engine_args=engine_args(backend, traces), context_length=2048, **lora)
     # So impatient that an engine which is probed while it rests would be killed before the test has ended.
     timeouts = Timeouts(probe_every_s=0.2, probe_suspect_s=2, probe_limit_s=4, control_s=60)
-    async with WorkerProcess(settings, timeouts=timeouts) as worker:
+    async with WorkerProcess(settings, timeouts=timeouts, python=python_of(request.param)) as worker:
         await worker.until(messages.WorkerReady)
         one = Bench(backend, worker, traces)
         try:
@@ -319,7 +318,7 @@ async def test_wrong_arguments_touch_nothing(bench: Bench) -> None:
     assert bench.is_ready
 
 
-@pytest.mark.parametrize("backend", REAL)
+@pytest.mark.parametrize("backend", PINNED)
 async def test_what_it_was_not_started_for_is_refused_with_the_setting_that_allows_it(
     backend: str, tmp_path: Path
 ) -> None:

@@ -18,10 +18,9 @@ from ichat.backends import load_backend
 from ichat.backends.framework_args import FrameworkArgs
 from ichat.config.schema import Timeouts
 from ichat.ipc import messages
-from tests.worker_process import WorkerProcess, model
+from tests.real_versions import EVERY, MOST, engine_of
+from tests.worker_process import WorkerProcess, model, python_of
 
-REAL = [pytest.param("vllm", marks=pytest.mark.engine), pytest.param("sglang", marks=pytest.mark.engine)]
-ENGINES = ["fake", *REAL]
 LEAN = {
     "fake": {"token_s": 0.02, "shm_bytes": 4096},
     "vllm": {"enforce-eager": True, "kv-cache-memory-bytes": 2**27},
@@ -67,9 +66,10 @@ def is_alive(process: psutil.Process) -> bool:
     return False
 
 
-@pytest.mark.parametrize("backend", ENGINES)
-async def test_sigterm_lets_streams_finish_and_leaves_nothing(backend: str) -> None:
-    async with WorkerProcess(lean(backend)) as worker:
+@pytest.mark.parametrize("version", ["fake", *EVERY])
+async def test_sigterm_lets_streams_finish_and_leaves_nothing(version: str) -> None:
+    backend = engine_of(version)
+    async with WorkerProcess(lean(backend), python=python_of(version)) as worker:
         await worker.until(messages.WorkerReady)
         shm = set(worker.last(messages.WorkerResidue).shm)
         assert shm
@@ -93,9 +93,10 @@ async def test_sigterm_lets_streams_finish_and_leaves_nothing(backend: str) -> N
         assert worker.last(messages.WorkerStopping).in_flight == 4
 
 
-@pytest.mark.parametrize("backend", ENGINES)
-async def test_a_second_sigterm_cuts_what_is_in_flight(backend: str) -> None:
-    async with WorkerProcess(lean(backend, **({"token_s": 1} if backend == "fake" else {}))) as worker:
+@pytest.mark.parametrize("version", ["fake", *MOST])
+async def test_a_second_sigterm_cuts_what_is_in_flight(version: str) -> None:
+    slowly = {"token_s": 1} if version == "fake" else {}
+    async with WorkerProcess(lean(engine_of(version), **slowly), python=python_of(version)) as worker:
         await worker.until(messages.WorkerReady)
         async with session(worker) as client:
             streams = [asyncio.create_task(stream(client, 1900)) for _ in range(32)]
@@ -109,11 +110,11 @@ async def test_a_second_sigterm_cuts_what_is_in_flight(backend: str) -> None:
             assert any(isinstance(end, aiohttp.ClientError) for end in ends)
 
 
-@pytest.mark.parametrize("backend", REAL)
-async def test_the_engines_own_way_to_start_processes_works_too(backend: str) -> None:
+@pytest.mark.parametrize("version", MOST)
+async def test_the_engines_own_way_to_start_processes_works_too(version: str) -> None:
     """``start_method: spawn`` is the switch for whatever a fork may break."""
-    spawned = lean(backend).model_copy(update={"start_method": "spawn"})
-    async with WorkerProcess(spawned) as worker:
+    spawned = lean(engine_of(version)).model_copy(update={"start_method": "spawn"})
+    async with WorkerProcess(spawned, python=python_of(version)) as worker:
         await worker.until(messages.WorkerReady)
         processes = tree(worker)
         assert len([process for process in processes if "resource_tracker" not in " ".join(process.cmdline())]) >= 2

@@ -12,11 +12,13 @@ from typing import Any
 
 
 def vllm_parse(argv: list[str]) -> Any:
-    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    args = make_arg_parser(FlexibleArgumentParser()).parse_args(argv)
-    validate_parsed_serve_args(args)
+    from ichat.backends import vllm_compat
+
+    command_line = vllm_compat.command_line()
+    args = command_line.make_parser(FlexibleArgumentParser()).parse_args(argv)
+    command_line.validate(args)
     return args
 
 

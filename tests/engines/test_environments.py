@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from locking import REQUIREMENTS, names_in
+from locking import REQUIREMENTS
 from recipes import LOCKS, ROOT
+from tests.real_versions import IMPORTABLE
+from versions import names_in
 
 pytestmark = pytest.mark.engine
 
@@ -25,7 +27,7 @@ def normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+@pytest.mark.parametrize("engine", IMPORTABLE)
 def test_nothing_is_missing_that_was_not_left_out(engine: str) -> None:
     command = [str(uv()), "pip", "check", "--python", str(ROOT / ".venvs" / engine)]
     checked = subprocess.run(command, capture_output=True, text=True, check=False).stderr

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ichat.backends.engines import ARGS, load_engines
+from ichat.backends.engines import ARGS
 from ichat.config.schema import Model, Unified
+from tests.real_versions import IMPORTABLE, engine_of
+from tests.worker_process import python_of
 
 pytestmark = pytest.mark.engine
 
 ROOT = Path(__file__).resolve().parents[2]
-ENGINES = load_engines()
 
 # Unified arguments → what vLLM's parser makes of them → what SGLang's parser makes of them.
 TABLE: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = [
@@ -102,22 +104,27 @@ def model(backend: str, **settings: Any) -> Model:
     return Model(**{"name": "m", "model_path": "/models/a", "backend": backend} | settings)
 
 
-def rows(backend: str) -> list[tuple[list[str], dict[str, Any]]]:
+def rows(name: str) -> list[tuple[list[str], dict[str, Any]]]:
     """Command lines and what the parser must make of them."""
+    backend, version = engine_of(name), name.partition("-")[2] or None
     args, found = ARGS[backend], []
     for settings, vllm, sglang in TABLE:
-        argv = args.to_argv(model(backend, **settings), accelerator="cuda")
+        argv = args.to_argv(model(backend, **settings), accelerator="cuda", version=version)
         found.append((argv, vllm if backend == "vllm" else sglang))
     for words, expected in VERBATIM[backend]:
-        argv = args.to_argv(model(backend, extra_argv=tuple(words)), accelerator="cuda")
+        argv = args.to_argv(model(backend, extra_argv=tuple(words)), accelerator="cuda", version=version)
         found.append((argv, expected))
-    for flag in ENGINES[backend].catalogue.flags:  # every yes-or-no flag, both ways
+    for flag in args.engine(version).catalogue.flags:  # every yes-or-no flag, both ways
         for value in (True, False) if flag.kind == "toggle" or (flag.kind, flag.default) == ("switch", False) else ():
             companions = COMPANIONS.get(flag.dest, {}) if value else {}
-            argv = args.to_argv(model(backend, engine_args={flag.key: value} | companions), accelerator="cuda")
+            argv = args.to_argv(
+                model(backend, engine_args={flag.key: value} | companions), accelerator="cuda", version=version
+            )
             found.append((argv, {flag.dest: value}))
-    found.append((args.to_argv(model(backend), accelerator="cpu", api_key="k"), ON_A_CPU[backend]))
-    found.append((args.to_argv(model(backend, context_length=512), accelerator="cpu"), SHORT_CONTEXT[backend]))
+    found.append((args.to_argv(model(backend), accelerator="cpu", api_key="k", version=version), ON_A_CPU[backend]))
+    found.append(
+        (args.to_argv(model(backend, context_length=512), accelerator="cpu", version=version), SHORT_CONTEXT[backend])
+    )
     return found
 
 
@@ -141,14 +148,14 @@ ON_A_CPU: dict[str, dict[str, Any]] = {
 SHORT_CONTEXT: dict[str, dict[str, Any]] = {"vllm": {"max_model_len": 512}, "sglang": {"max_total_tokens": 2048}}
 
 
-@pytest.fixture(scope="module", params=["vllm", "sglang"])
+@pytest.fixture(scope="module", params=IMPORTABLE)
 def answer(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
     """What the engine's own parser made of all rows; the engine is imported once."""
     backend = request.param
     question = [{"argv": argv, "wants": list(expected)} for argv, expected in rows(backend)]
-    python = ROOT / ".venvs" / backend / "bin" / "python"
     done = subprocess.run(
-        [python, Path(__file__).with_name("parse_argv.py")],
+        [python_of(backend), Path(__file__).with_name("parse_argv.py")],
+        env=os.environ | {"VLLM_TARGET_DEVICE": "cpu"},  # vLLM without its kernels does not know what machine this is
         input=json.dumps(question),
         capture_output=True,
         check=False,
@@ -172,7 +179,7 @@ def test_the_parser_understands_what_ichat_says(answer: tuple[str, dict[str, Any
 
 
 @pytest.mark.timeout(300)
-def test_the_committed_flags_are_those_of_the_pinned_engine(answer: tuple[str, dict[str, Any]]) -> None:
+def test_the_committed_flags_are_those_of_the_engine(answer: tuple[str, dict[str, Any]]) -> None:
     backend, said = answer
     committed = (ROOT / "ichat/backends/flags" / f"{backend}.json").read_text()
     assert said["flags"] == committed, "run `make flags`, then look at what changed"

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from building import SetupError, Site, UnavailableError, is_complete, set_up
-from recipes import NAMES, Recipe, recipes_for
+from recipes import BESIDE, NAMES, Recipe, recipes_for
 from uv import complete_cuda
+from versions import CPU, further_versions
 
 Wanted = dict[str, tuple[Recipe, ...]]
 
@@ -225,13 +226,14 @@ def test_only_sglang_on_torch_for_the_cpu_gets_the_torchvision_crutch() -> None:
         for recipe in recipes_for(name, accelerator)
         if "cpu_torchvision" in recipe.path_file()
     }
-    assert with_crutch == {"sglang-cpu.txt"}
+    further = {each.lock().name for each in further_versions() if (each.engine, each.kind) == ("sglang", CPU)}
+    assert with_crutch == {"sglang-cpu.txt"} | further
 
 
 @pytest.mark.parametrize("accelerator", ["cpu", "cuda"])
 def test_every_engine_environment_has_the_child_hook_and_no_other_has(accelerator: str) -> None:
     hooked = {name for name in NAMES if all("child_hook" in r.path_file() for r in recipes_for(name, accelerator))}
-    assert hooked == {"vllm", "sglang"}
+    assert hooked == {"vllm", "sglang", *BESIDE}
 
 
 def test_a_linker_finds_the_cuda_that_came_as_packages(tmp_path: Path) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from locking import LOCK_FILES, PINS, REQUIREMENTS, names_in, overrides
+from locking import LOCK_FILES, PINS, REQUIREMENTS, overrides
 from recipes import LOCKS, ROOT
+from versions import names_in
 
 ENTRY = re.compile(
     r"^(?P<name>[a-z0-9._-]+)==(?P<version>[^ ]+)(?: ; [^\\]+)? \\\n(?P<hashes>(?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)",
@@ -23,8 +24,13 @@ def locked(path: Path) -> dict[str, set[str]]:
     return found
 
 
-def pins() -> dict[str, str]:
-    return {name: line.partition("==")[2] for name, line in names_in(PINS.read_text()).items()}
+def pins(lock: str = "") -> dict[str, str]:
+    """Package → version, as they are pinned; for the lock of a further version with what it has instead."""
+    lines = names_in(PINS.read_text())
+    for each in LOCK_FILES:
+        if each.name == lock and each.version is not None:
+            lines |= names_in(each.version.read_text())
+    return {name: line.partition("==")[2] for name, line in lines.items()}
 
 
 def test_every_lock_file_is_written_by_make_locks_but_the_one_for_torch() -> None:
@@ -41,8 +47,9 @@ def test_every_line_belongs_to_a_package_with_a_version_and_hashes(path: Path) -
 @pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
 def test_the_locks_hold_the_pinned_versions(path: Path) -> None:
     found = {name: {version.partition("+")[0] for version in versions} for name, versions in locked(path).items()}
-    assert {name: found[name] for name in pins() if name in found} == {
-        name: {pins()[name]} for name in pins() if name in found
+    wanted = pins(path.stem)
+    assert {name: found[name] for name in wanted if name in found} == {
+        name: {wanted[name]} for name in wanted if name in found
     }
 
 

