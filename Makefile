@@ -8,7 +8,7 @@ ENGINES ?= vllm sglang
 PORT ?= $(or $(ICHAT_PORT),8000)
 MODEL ?=
 ARGS ?=
-export ACCELERATOR ENGINES BASE_IMAGE IMAGE
+export ACCELERATOR ENGINES EXTRAS BASE_IMAGE IMAGE PREFETCH
 
 IN_DEV := .venvs/dev/bin
 # The quick tests first: what they find explains what the slow ones would find.
@@ -19,8 +19,8 @@ help: ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  BACKEND=vllm|sglang  MODEL=path or Hugging Face name  PORT=8000  ARGS='any flag of ichat serve'   for run"
-	@echo "  ENGINES='vllm sglang'  ACCELERATOR=auto|cpu|cuda                                                for setup"
-	@echo "  ENGINES='vllm sglang'  ACCELERATOR=cuda|cpu  BASE_IMAGE=…  IMAGE=ichat:latest                     for image"
+	@echo "  ENGINES='vllm sglang'  ACCELERATOR=auto|cpu|cuda  EXTRAS='nixl mooncake lmcache deep-ep'         for setup"
+	@echo "  ENGINES='vllm sglang'  ACCELERATOR=cuda|cpu  EXTRAS=…  PREFETCH='sm_90 …'  BASE_IMAGE=…  IMAGE=…   for image"
 	@echo "  ARGS='any flag of pytest'                                                                       for test"
 
 setup: ## Set up the Python environments under .venvs (ENGINES=vllm for one engine only)

@@ -14,6 +14,7 @@ from ichat.errors import ConfigError, Problem
 from ichat.launcher.host import must_do_without_workers, sees_nvidia_device
 
 _OURS = "ICHAT_"
+SYSTEM_LIBRARIES = Path("/usr/lib")
 #: Secrets that only a worker may see: it downloads the model.
 _WORKERS_ONLY = ("HF_TOKEN", "HF_TOKEN_FILE", "HUGGING_FACE_HUB_TOKEN")
 
@@ -54,6 +55,7 @@ def for_worker(inherited: Mapping[str, str], model: Model, tmp_dir: str, gpus: S
     if accelerator == "cpu":
         # One core is left for the event loops: the threads of OpenMP spin while they wait.
         ours["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) - 1))
+        ours |= _preloaded(home)
     if model.backend == "sglang" and (model.nnodes or 1) * (model.data_parallel_size or 1) == 1:
         # SGLang's processes would find each other at a TCP port that torch opens on every address. (Its data-parallel
         # copies are groups of their own, which one file cannot serve.)
@@ -74,6 +76,15 @@ def _compiler(home: Path) -> dict[str, str]:
     """nvcc of the CUDA that torch is built for comes with the engine, which would look for it elsewhere."""
     found = sorted(home.glob("lib/python3*/site-packages/nvidia/cu*/bin/nvcc"))
     return {"CUDA_HOME": str(found[-1].parents[1])} if found else {}
+
+
+def _preloaded(home: Path) -> dict[str, str]:
+    """On a CPU: tcmalloc, where the image or the machine has it, and the OpenMP that vLLM's packages bring.
+
+    Both must be there before the engine's process starts. SGLang brings no OpenMP but torch's own.
+    """
+    found = [*sorted(SYSTEM_LIBRARIES.glob("*/libtcmalloc_minimal.so.4")), *home.glob("lib/libiomp5.so")]
+    return {"LD_PRELOAD": ":".join(map(str, found))} if found else {}
 
 
 def _plain(inherited: Mapping[str, str]) -> dict[str, str]:

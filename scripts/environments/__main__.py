@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from building import SetupError, Site, set_up
+from extras import wanted_extras
 from locking import write_locks
 from recipes import NAMES, ROOT, recipes_for
 from uv import Uv
@@ -34,7 +35,11 @@ def main() -> int:
 
 def _set_up(arguments: argparse.Namespace) -> None:
     names = [name for name in NAMES if name in arguments.names] or NAMES
-    wanted = {name: recipes_for(name, arguments.accelerator) for name in names}
+    try:
+        extras = wanted_extras(arguments.extras, arguments.accelerator)
+    except ValueError as error:
+        raise SetupError(str(error)) from error
+    wanted = {name: recipes_for(name, arguments.accelerator, extras) for name in names}
     site = Site(arguments.into, arguments.final)
     if not set_up(site, wanted, Uv(say), say) and not arguments.quiet:
         say(f"{', '.join(names)}: up to date")
@@ -44,6 +49,7 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/setup", description="Set up ichat's Python environments.")
     parser.add_argument("names", nargs="*", choices=(*NAMES, []), help="which ones; all if none is named")
     parser.add_argument("--accelerator", choices=("cpu", "cuda"), default="cpu", help=argparse.SUPPRESS)
+    parser.add_argument("--extras", default="", help=argparse.SUPPRESS)
     parser.add_argument("--into", type=Path, default=ROOT / ".venvs", help="directory of the environments")
     parser.add_argument("--for", type=Path, dest="final", help="where they will stand, if they are moved afterwards")
     parser.add_argument("--quiet", action="store_true", help="say nothing when nothing is to be done")

