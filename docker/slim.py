@@ -16,7 +16,7 @@ PACKAGES = "lib/python3*/site-packages"
 
 #: Pattern below an environment's packages → why nothing misses it.
 NEVER_LOADED = {
-    "nvidia/cu13/lib/libcusolverMg.so*": "solvers on several GPUs: nothing of either engine is linked to it or names it",
+    "nvidia/cu13/lib/libcusolverMg.so*": "solvers on several GPUs: no engine is linked to it or names it",
     "nvidia/cu13/lib/libnvrtc*.alt.so*": "a second build of the run-time compiler: all of them are linked to the first",
     "triton/backends/nvidia/lib/cupti/*.a": "for building Triton's profiler, not for running it",
     "cuda/core/cu12": "for CUDA 12: its package chooses by the major version of cuda-bindings",
