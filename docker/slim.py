@@ -30,6 +30,11 @@ NEVER_LOADED = {
     "networkx/**/tests": "networkx's own tests",
     "mpmath/tests": "mpmath's own tests",
 }
+#: The same where no NVIDIA library is.
+ONLY_FOR_GPUS = {
+    "triton/backends/nvidia/bin/*": "assembler and disassemblers of GPU code: nothing is compiled for a GPU",
+    "triton/backends/nvidia/lib/cupti/*": "the profiler of GPUs",
+}
 #: The same, below the environment itself.
 NEVER_LINKED = {
     "lib/libiomp5.a": "OpenMP for linking into a program",
@@ -43,7 +48,7 @@ def main(*environments: Path) -> None:
     for environment in environments:
         remove(environment, NEVER_LINKED)
         for packages in environment.glob(PACKAGES):
-            remove(packages, NEVER_LOADED)
+            remove(packages, NEVER_LOADED if (packages / "nvidia").exists() else NEVER_LOADED | ONLY_FOR_GPUS)
     removed = size_bytes(environments)
     link_equal_files(environments)
     linked = size_bytes(environments)

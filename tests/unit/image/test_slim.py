@@ -79,8 +79,22 @@ def test_what_is_never_loaded_is_gone_and_its_neighbours_are_not(environments: t
     assert all(path.exists() for path in kept)
 
 
+@pytest.mark.parametrize("is_for_gpus", [True, False])
+def test_the_assembler_of_gpu_code_is_kept_for_gpus_only(environments: tuple[Path, Path], is_for_gpus: bool) -> None:
+    packages = environments[0] / PACKAGES
+    assembler = write(packages / "triton/backends/nvidia/bin/ptxas", "a", 0o755)
+    code = write(packages / "triton/backends/nvidia/lib/libdevice.10.bc", "b")
+    if is_for_gpus:
+        write(packages / "nvidia/cu13/lib/libcudart.so.13", "c")
+    slim.main(*environments)
+    assert assembler.exists() == is_for_gpus
+    assert code.exists()
+
+
 def test_every_pattern_has_its_reason() -> None:
-    assert all(len(reason.split()) > 2 for reason in (slim.NEVER_LOADED | slim.NEVER_LINKED).values())
+    assert all(
+        len(reason.split()) > 2 for reason in (slim.NEVER_LOADED | slim.ONLY_FOR_GPUS | slim.NEVER_LINKED).values()
+    )
 
 
 def test_the_file_that_stays_is_one_with_bytecode(environments: tuple[Path, Path]) -> None:
