@@ -5,18 +5,25 @@
 #
 # Built by BuildKit, from Docker 20.10 on; of images it needs only its base, a Debian or Ubuntu with Python 3.11 to 3.13.
 
-# CUDA 13.0 runtime on Ubuntu 24.04: the CUDA that both engines' packages are built for.
-ARG BASE_IMAGE=nvidia/cuda:13.0.3-runtime-ubuntu24.04@sha256:76f46f3e649824ebd3685d3d86c42b0ea62af04f59242f419f56cd5804a72efb
+ARG ACCELERATOR=cuda
+# For GPUs: what the NVIDIA Container Toolkit looks for, and no CUDA: the engines bring all that they were built with.
+ARG CUDA_BASE=nvidia/cuda:13.0.3-base-ubuntu24.04@sha256:7c7413a56200486f71f181cad9310f6fd31b6bb21816ade15fc9c1e1e927a5c1
+# Without: the distribution that the tests of the image run on.
+ARG CPU_BASE=debian:bookworm-slim@sha256:3783cc01769c7b2b1b83a5c5ad96c815348e28ed7da68e2e3687004faa906251
+# Any other Debian or Ubuntu instead of both.
+ARG BASE_IMAGE=
 
 # ---- base: what the distribution brings -----------------------------------------------------------------------
-FROM ${BASE_IMAGE} AS base
-# A compiler and Python's headers: Triton and torch.inductor compile what they generate. nvcc comes with the engines.
+FROM ${CUDA_BASE} AS base-cuda
+FROM ${CPU_BASE} AS base-cpu
+FROM ${BASE_IMAGE:-base-${ACCELERATOR}} AS base
+ARG ACCELERATOR
 RUN --mount=type=bind,source=docker/inputs,target=/mnt/docker/inputs \
     --mount=type=bind,source=docker/install-packages,target=/mnt/docker/install-packages \
+    --mount=type=bind,source=docker/packages.txt,target=/mnt/docker/packages.txt \
     --mount=type=cache,id=ichat-apt-cache,target=/var/cache/apt,sharing=locked \
     --mount=type=cache,id=ichat-apt-lists,target=/var/lib/apt/lists,sharing=locked \
-    /mnt/docker/install-packages \
-        ca-certificates curl g++ gcc libc6-dev libgomp1 libnuma1 python3 python3-dev python3-venv tini
+    /mnt/docker/install-packages "${ACCELERATOR}"
 ENV LANG=C.UTF-8
 
 # ---- environments: ichat's own, then the engines' -------------------------------------------------------------
@@ -33,15 +40,19 @@ RUN --mount=type=bind,source=docker/inputs,target=/mnt/docker/inputs \
 
 # Both engines in one step: a file that is in both is stored once only within one layer (docs/decisions.md).
 FROM ichat AS engines
-ARG ACCELERATOR=cuda
+ARG ACCELERATOR
 ARG ENGINES="vllm sglang"
 # The pinned version of an engine without a word; docs/engines.md lists the others.
 ARG VLLM_VERSION=
 ARG SGLANG_VERSION=
+ARG EXTRAS=
 RUN --mount=type=bind,source=docker/inputs,target=/mnt/docker/inputs \
     --mount=type=bind,source=docker/fill-environments,target=/mnt/docker/fill-environments \
+    --mount=type=bind,source=docker/slim.py,target=/mnt/docker/slim.py \
     --mount=type=cache,id=ichat-environments,target=/var/cache/ichat,sharing=locked \
-    VLLM=${VLLM_VERSION} SGLANG=${SGLANG_VERSION} /mnt/docker/fill-environments "${ACCELERATOR}" ${ENGINES}
+    VLLM=${VLLM_VERSION} SGLANG=${SGLANG_VERSION} EXTRAS="${EXTRAS}" \
+        /mnt/docker/fill-environments "${ACCELERATOR}" ${ENGINES} && \
+    cd /opt/ichat && /mnt/docker/slim.py ${ENGINES}
 
 # ---- source: the checkout, as it is installed -----------------------------------------------------------------
 FROM base AS source
@@ -71,8 +82,14 @@ ENV PATH=/opt/ichat/bin:${PATH} \
 # the driver here (GKE), it is found.
 ENV LD_LIBRARY_PATH=/usr/local/nvidia/lib64
 
+# Kernels for GPUs that are named, since a build has none: PREFETCH="sm_90 sm_100".
+ARG PREFETCH=
+RUN --mount=type=bind,source=docker/inputs,target=/mnt/docker/inputs \
+    --mount=type=bind,source=docker/prefetch,target=/mnt/docker/prefetch \
+    [ -z "${PREFETCH}" ] || /mnt/docker/prefetch ${PREFETCH}
+
 # What a model runs on unless it says otherwise; `auto` would take a container without its GPU for one on the CPU.
-ARG ACCELERATOR=cuda
+ARG ACCELERATOR
 # Of an image with one engine: that engine. Empty counts as not set.
 ARG DEFAULT_BACKEND=
 ENV ICHAT_DEFAULTS__ACCELERATOR=${ACCELERATOR} ICHAT_DEFAULTS__BACKEND=${DEFAULT_BACKEND}
@@ -81,13 +98,25 @@ ARG ICHAT_VERSION=0.1.0
 ARG VLLM_VERSION=0.32.0
 ARG SGLANG_VERSION=0.5.21
 ARG ENGINES="vllm sglang"
+ARG EXTRAS=
 ARG REVISION=unknown
+ARG CREATED=
+ARG SOURCE=
+ARG LICENSES=
+ARG BASE_NAME=
+ARG BASE_DIGEST=
 LABEL org.opencontainers.image.title="ichat" \
       org.opencontainers.image.description="Serves any Hugging Face model on vLLM or SGLang behind one OpenAI-compatible port" \
       org.opencontainers.image.version="${ICHAT_VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.created="${CREATED}" \
+      org.opencontainers.image.source="${SOURCE}" \
+      org.opencontainers.image.licenses="${LICENSES}" \
+      org.opencontainers.image.base.name="${BASE_NAME}" \
+      org.opencontainers.image.base.digest="${BASE_DIGEST}" \
       ichat.accelerator="${ACCELERATOR}" \
       ichat.engines="${ENGINES}" \
+      ichat.extras="${EXTRAS}" \
       ichat.vllm.version="${VLLM_VERSION}" \
       ichat.sglang.version="${SGLANG_VERSION}"
 

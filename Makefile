@@ -8,7 +8,7 @@ ENGINES ?= vllm sglang
 PORT ?= $(or $(ICHAT_PORT),8000)
 MODEL ?=
 ARGS ?=
-export ACCELERATOR ENGINES BASE_IMAGE IMAGE VLLM SGLANG
+export ACCELERATOR ENGINES EXTRAS BASE_IMAGE IMAGE PREFETCH VLLM SGLANG
 
 IN_DEV := .venvs/dev/bin
 BUILT_IMAGE = $(or $(IMAGE),$(if $(filter cpu,$(ACCELERATOR)),ichat:cpu,ichat:latest))
@@ -20,8 +20,8 @@ help: ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  BACKEND=vllm|sglang  MODEL=path or Hugging Face name  PORT=8000  ARGS='any flag of ichat serve'   for run"
-	@echo "  ENGINES='vllm sglang'  ACCELERATOR=auto|cpu|cuda                                                for setup"
-	@echo "  ENGINES='vllm sglang'  ACCELERATOR=cuda|cpu  BASE_IMAGE=…  IMAGE=ichat:latest                     for image"
+	@echo "  ENGINES='vllm sglang'  ACCELERATOR=auto|cpu|cuda  EXTRAS='nixl mooncake lmcache deep-ep'         for setup"
+	@echo "  ENGINES='vllm sglang'  ACCELERATOR=cuda|cpu  EXTRAS=…  PREFETCH='sm_90 …'  BASE_IMAGE=…  IMAGE=…   for image"
 	@echo "  MODEL=…  IMAGE=ichat:latest  ACCELERATOR=cpu (a rehearsal without a GPU)                         for gpu-proof"
 	@echo "  VLLM=…  SGLANG=…        other versions than the pinned ones (docs/engines.md)                   for setup, image, bump"
 	@echo "  ARGS='any flag of pytest'                                                                       for test"

@@ -5,10 +5,11 @@ import sys
 from pathlib import Path
 
 from building import SetupError, Site, set_up
+from extras import wanted_extras
 from locking import write_locks
 from recipes import NAMES, recipes_for
 from uv import Uv
-from versions import ENGINES, ROOT, refusal
+from versions import ENGINES, ROOT, pinned_version, refusal
 
 OK, CANNOT, INTERRUPTED = 0, 69, 130
 
@@ -39,9 +40,15 @@ def _set_up(arguments: argparse.Namespace) -> None:
     for engine, version in versions.items():
         if version and (why := refusal(engine, version, arguments.accelerator)):
             raise SetupError(why)
+    try:
+        extras = wanted_extras(arguments.extras, arguments.accelerator)
+    except ValueError as error:
+        raise SetupError(str(error)) from error
+    if extras and (further := [f"{engine} {version}" for engine, version in versions.items() if version and version != pinned_version(engine)]):
+        raise SetupError(f'EXTRAS="{arguments.extras}": they are locked for the pinned engines, not for {further[0]}. Leave out one or the other.')
     if arguments.check:
         return
-    wanted = {name: recipes_for(name, arguments.accelerator, versions.get(name) or None) for name in names}
+    wanted = {name: recipes_for(name, arguments.accelerator, extras, versions.get(name) or None) for name in names}
     site = Site(arguments.into, arguments.final)
     if not set_up(site, wanted, Uv(say), say) and not arguments.quiet:
         say(f"{', '.join(names)}: up to date")
@@ -54,6 +61,7 @@ def _parse() -> argparse.Namespace:
     for engine in ENGINES:
         parser.add_argument(f"--{engine}", metavar="VERSION", help="in another version than the pinned one")
     parser.add_argument("--check", action="store_true", help="only say whether there are locks for these versions")
+    parser.add_argument("--extras", default="", help=argparse.SUPPRESS)
     parser.add_argument("--into", type=Path, default=ROOT / ".venvs", help="directory of the environments")
     parser.add_argument("--for", type=Path, dest="final", help="where they will stand, if they are moved afterwards")
     parser.add_argument("--quiet", action="store_true", help="say nothing when nothing is to be done")

@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from extras import EXTRAS
 from recipes import GB, Recipe
 
 STAMP = ".complete"
+#: The names of an environment's extras, one a line; not there without any. ichat refuses settings that need others.
+EXTRAS_FILE = "extras"
 
 
 class SetupError(Exception):
@@ -31,6 +34,9 @@ class Installer(Protocol):
 
     def install(self, environment: Path, lock: Path) -> None:
         """Raises UnavailableError if what the lock names is not to be had here, SetupError on any other failure."""
+
+    def check(self, environment: Path, statement: str) -> None:
+        """Run a statement of Python in it. Raises SetupError with its last words when it fails."""
 
     def finish(self, environment: Path, final: Path) -> None:
         """Make its first use fast. `final` is where it will stand."""
@@ -121,6 +127,10 @@ def _make(site: Site, recipe: Recipe, installer: Installer, label: str, say: Say
         installer.install(building, lock)
     site_packages = next(building.glob("lib/python3*/site-packages"))
     (site_packages / "ichat.pth").write_text(recipe.path_file())
+    for extra in recipe.extras:
+        _check_extra(building, extra, installer, label, say)
+    if recipe.extras:
+        (building / EXTRAS_FILE).write_text("".join(f"{extra}\n" for extra in recipe.extras))
     say(f"{label}: compiling to bytecode")
     installer.finish(building, site.of(recipe.name))
     (building / STAMP).write_text(recipe.stamp())
@@ -129,6 +139,17 @@ def _make(site: Site, recipe: Recipe, installer: Installer, label: str, say: Say
     building.rename(final)
     shutil.rmtree(replaced, ignore_errors=True)
     say(f"{label}: ready in {time.monotonic() - started:.0f} s, {_size_bytes(final) / GB:.1f} GB")
+
+
+def _check_extra(building: Path, extra: str, installer: Installer, label: str, say: Say) -> None:
+    say(f"{label}: checking {extra}")
+    for statement in EXTRAS[extra].checks:
+        try:
+            installer.check(building, statement)
+        except SetupError as error:
+            raise SetupError(
+                f"EXTRAS={extra}: installed, but `{statement}` fails: {error} Leave {extra} out, or mend that."
+            ) from error
 
 
 def _check_space(into: Path, recipe: Recipe) -> None:

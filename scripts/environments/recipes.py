@@ -5,6 +5,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from extras import EXTRAS
 from versions import CPU, CUDA, ENGINES, LOCKS, ROOT, Further, further_versions, pinned_version
 
 #: Further versions of the engines stand beside the pinned ones, for the tests: always for the CPU.
@@ -29,6 +30,7 @@ class Recipe:
     needs_bytes: int
     """Free disk space that it takes the first time, downloads included."""
     hooks: tuple[str, ...] = ()
+    extras: tuple[str, ...] = ()
 
     def path_file(self) -> str:
         """The `.pth` file that puts the checkout on the environment's path and installs its hooks."""
@@ -37,16 +39,24 @@ class Recipe:
     def stamp(self) -> str:
         """Changes with everything that the finished environment depends on."""
         digest = hashlib.sha256(f"{sys.version} {Path(sys.executable).resolve()}\n{self.path_file()}".encode())
-        makers = (Path(__file__).with_name(f"{module}.py") for module in ("recipes", "versions", "building", "uv"))
+        modules = ("recipes", "versions", "building", "uv", "extras")
+        makers = (Path(__file__).with_name(f"{module}.py") for module in modules)
         for source in (*self.locks, *makers):
             digest.update(source.read_bytes())
-        return f"{digest.hexdigest()} {' '.join(lock.name for lock in self.locks)}\n"
+        contents = [*(lock.name for lock in self.locks), *self.extras]
+        return f"{digest.hexdigest()} {' '.join(contents)}\n"
 
     def package_count(self) -> int:
         return sum(line[:1].isalnum() for lock in self.locks for line in lock.read_text().splitlines())
 
 
-def recipes_for(name: str, accelerator: str, version: str | None = None) -> tuple[Recipe, ...]:
+def extra_lock(engine: str, extra: str) -> Path:
+    return LOCKS / "extras" / f"{engine}-cuda-{extra}.txt"
+
+
+def recipes_for(
+    name: str, accelerator: str, extras: tuple[str, ...] = (), version: str | None = None
+) -> tuple[Recipe, ...]:
     """The ways to make the environment, best first. The next is for when torch's build for the CPU cannot be had.
 
     ``version`` is the engine's, one of ``versions.supported_versions()``; the pinned one unless given.
@@ -61,7 +71,8 @@ def recipes_for(name: str, accelerator: str, version: str | None = None) -> tupl
     if name in ("ichat", "dev", "peers"):
         return (Recipe(name, (LOCKS / f"{name}.txt",), GB // 2),)
     if accelerator == "cuda":
-        return (Recipe(name, (LOCKS / f"{name}-cuda.txt",), 24 * GB, (CHILD_HOOK,)),)
+        more = tuple(extra_lock(name, extra) for extra in extras if name not in EXTRAS[extra].is_in)
+        return (Recipe(name, (LOCKS / f"{name}-cuda.txt", *more), 24 * GB, (CHILD_HOOK,), extras),)
     hooks = (CHILD_HOOK, TORCHVISION_HOOK) if name == "sglang" else (CHILD_HOOK,)
     return (
         Recipe(name, (LOCKS / "torch-cpu.txt", LOCKS / f"{name}-cpu.txt"), 5 * GB, hooks),

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from building import Say, SetupError, UnavailableError, only_one
+from driver import stub_driver
 from versions import LOCKS, ROOT
 
 TOOLS = ROOT / ".tools"
@@ -39,6 +40,10 @@ def complete_cuda(site_packages: Path) -> None:
                 plain.symlink_to(library.name)
         if not (cuda / "lib64").exists():
             (cuda / "lib64").symlink_to("lib")
+        # DeepGEMM looks for it beside nvcc. No package has it for CUDA 13.0; Triton's reads what nvcc 13.0 writes.
+        for tool in site_packages.glob("triton/backends/nvidia/bin/cuobjdump"):
+            if not (name := cuda / "bin" / "cuobjdump").exists():
+                name.hardlink_to(tool)
         # The driver's library comes with the driver, which has no name without a version either.
         (cuda / "lib" / "stubs").mkdir(exist_ok=True)
         if not (stub := cuda / "lib" / "stubs" / "libcuda.so").is_symlink():
@@ -63,6 +68,20 @@ class Uv:
             self._install(environment, lock, UV_FIND_LINKS="")
         else:
             self._install(environment, lock)
+
+    def check(self, environment: Path, statement: str) -> None:
+        header = next(environment.glob("lib/python3*/site-packages/nvidia/cu1*/include/cuda.h"))
+        with stub_driver(header) as driver:
+            places = f"{driver}:{os.environ.get('LD_LIBRARY_PATH', '')}".rstrip(":")
+            variables = {"LD_LIBRARY_PATH": places, "CUDA_HOME": str(header.parents[1])}
+            # Not with -I, as everywhere else: an engine is not run with it either.
+            command = [str(environment / "bin" / "python"), "-B", "-c", statement]
+            done = subprocess.run(
+                command, env=self._environment | variables, capture_output=True, text=True, check=False, close_fds=False
+            )
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+            raise SetupError(last.rstrip(".") + ".")
 
     def finish(self, environment: Path, final: Path) -> None:
         # Without bytecode every first import costs seconds. The names inside are those of the final place.

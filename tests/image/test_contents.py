@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.image.containers import run_once
-from tests.image.engine import IMAGE, ROOT, docker
+from tests.image.engine import BASE, IMAGE, ROOT, docker
 
 PINS = dict(re.findall(r"^([a-z-]+)==(\S+)$", (ROOT / "requirements" / "pins.txt").read_text(), re.M))
 
@@ -46,6 +46,14 @@ def test_the_labels_name_both_engines_versions(config: dict[str, Any]) -> None:
     labels = config["Labels"]
     assert (labels["ichat.vllm.version"], labels["ichat.sglang.version"]) == (PINS["vllm"], PINS["sglang"])
     assert labels["org.opencontainers.image.title"] == "ichat"
+
+
+def test_the_labels_say_what_it_stands_on_and_was_made_of(config: dict[str, Any]) -> None:
+    labels = config["Labels"]
+    assert labels["org.opencontainers.image.base.name"] == BASE
+    assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d", labels["org.opencontainers.image.created"])
+    assert re.fullmatch(r"[0-9a-f]{40}", labels["org.opencontainers.image.revision"])
+    assert (labels["ichat.engines"], labels["ichat.extras"], labels["ichat.accelerator"]) == ("vllm sglang", "", "cpu")
 
 
 def test_only_documented_ports_and_volumes_are_declared(config: dict[str, Any]) -> None:
@@ -117,6 +125,90 @@ def written(script: str, path: Path) -> dict[str, Any]:
     assert (done.returncode, done.stderr) == (0, "")
     found: dict[str, Any] = json.loads(path.read_text())
     return found
+
+
+def test_every_source_has_bytecode_that_python_takes(image: str) -> None:
+    """Equal sources are one file in both environments, with one time, which their bytecode must tell."""
+    code, out, err = run_once("--network", "none", argv=("/opt/ichat/ichat/bin/python", "-c", LOOK_AT_BYTECODE))
+    assert code == 0, err
+    looked = json.loads(out)
+    assert looked["stale"] == []
+    assert looked["valid"] > 10_000
+
+
+LOOK_AT_BYTECODE = """
+import json, os
+from importlib.util import cache_from_source
+stale, valid = [], 0
+for environment in ("ichat", "vllm", "sglang"):
+    for folder, _, names in os.walk(f"/opt/ichat/{environment}/lib"):
+        for name in names:
+            bytecode = cache_from_source(source := os.path.join(folder, name)) if name.endswith(".py") else ""
+            if not os.path.exists(bytecode):
+                continue
+            with open(bytecode, "rb") as opened:
+                told = opened.read(16)
+            found = os.stat(source)
+            if int.from_bytes(told[8:12], "little") == int(found.st_mtime) & 0xFFFFFFFF and int.from_bytes(told[12:16], "little") == found.st_size & 0xFFFFFFFF:
+                valid += 1
+            else:
+                stale.append(source)
+print(json.dumps({"stale": stale[:20], "valid": valid}))
+"""
+
+
+def test_no_large_file_is_there_twice(image: str) -> None:
+    code, out, err = run_once("--network", "none", argv=("/opt/ichat/ichat/bin/python", "-c", LOOK_FOR_DOUBLES))
+    assert code == 0, err
+    assert json.loads(out) == []
+
+
+LOOK_FOR_DOUBLES = """
+import collections, hashlib, json, os
+by_size = collections.defaultdict(dict)
+for environment in ("vllm", "sglang"):
+    for folder, _, names in os.walk(f"/opt/ichat/{environment}"):
+        for name in names:
+            path = os.path.join(folder, name)
+            if not os.path.islink(path) and (found := os.stat(path)).st_size > 50_000:
+                by_size[found.st_size, found.st_mode].setdefault(found.st_ino, path)
+doubles = []
+for inodes in by_size.values():
+    seen = {}
+    for path in inodes.values() if len(inodes) > 1 else ():
+        first = seen.setdefault(hashlib.sha256(open(path, "rb").read()).hexdigest(), path)
+        if first != path:
+            doubles.append([first, path])
+print(json.dumps(doubles))
+"""
+
+
+def test_the_installer_is_in_the_path(image: str) -> None:
+    pinned = re.findall(r"^uv==(\S+)", (ROOT / "requirements/locks/uv.txt").read_text(), re.M)
+    code, out, _ = run_once("--network", "none", argv=("uv", "--version"))
+    assert code == 0
+    assert out.split()[1] == pinned[0]
+
+
+def test_sglang_on_a_cpu_has_its_allocator_which_loads(image: str) -> None:
+    ask = "from ichat.config.schema import Model; from ichat.launcher.environment import for_worker; import os; "
+    ask += "print(for_worker(os.environ, Model(name='a', model_path='a', backend='sglang', accelerator='cpu'), '/tmp')['LD_PRELOAD'])"
+    code, out, err = run_once("--network", "none", argv=("/opt/ichat/ichat/bin/python", "-c", ask))
+    assert code == 0, err
+    assert "libtcmalloc" in out
+    look = "print('libtcmalloc' in open('/proc/self/maps').read())"
+    preload = f"LD_PRELOAD={out.strip()}"
+    loads = run_once("--network", "none", "--env", preload, argv=("/opt/ichat/sglang/bin/python", "-c", look))
+    assert loads == (0, "True\n", ""), loads
+
+
+def test_what_is_for_gpus_only_is_not_there(image: str) -> None:
+    listed = (ROOT / "docker" / "packages.txt").read_text().splitlines()
+    only = [line.split()[0] for line in listed if not line.startswith("#") and line.split()[1] == "cuda"]
+    code, out, _ = run_once("--network", "none", argv=("dpkg-query", "-W", "-f", "${Package}\n"))
+    assert code == 0
+    assert len(only) >= 5
+    assert set(only) & set(out.split()) == set()
 
 
 def test_the_bill_of_materials_names_what_is_inside(tmp_path: Path) -> None:

