@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ichat.config.notices import open_port
 from ichat.config.resolve import Resolved
 from ichat.config.schema import Admin, Model, Server, Settings
 from ichat.errors import ExitCode, IchatError
@@ -191,6 +192,8 @@ class _Launcher:
         for model in self._settings.models:
             for notice in host.notices(model, environment.accelerator_of(model)):
                 log.warning("%s", notice)
+        for notice in open_port(self._settings.server, self._ports.public[0].getsockname()[1]):
+            log.warning("%s", notice)
         log.info("ichat: listening on %s run_dir=%s", greeting.address, self._run_dir.path)
 
     async def _serve(self) -> ExitCode:
