@@ -12,13 +12,16 @@ _BY_CLASS: tuple[tuple[ExitCode, str, frozenset[str], str], ...] = (
     (
         ExitCode.PERMISSION,
         "E-HUB-DENIED",
-        frozenset({"GatedRepoError"}),
+        frozenset({"GatedRepoError", "DisabledRepoError"}),
         "Accept the model's terms on the hub, and set HF_TOKEN.",
     ),
     (
         ExitCode.NO_INPUT,
         "E-MODEL-MISSING",
-        frozenset({"RepositoryNotFoundError", "RevisionNotFoundError", "EntryNotFoundError", "HFValidationError"}),
+        frozenset(
+            {"RepositoryNotFoundError", "RevisionNotFoundError", "EntryNotFoundError", "RemoteEntryNotFoundError",
+             "HFValidationError"}
+        ),
         "Check model_path and revision; a private model needs HF_TOKEN.",
     ),
     (
@@ -43,6 +46,7 @@ _BY_CLASS: tuple[tuple[ExitCode, str, frozenset[str], str], ...] = (
         "The weights are damaged: download the model again.",
     ),
 )  # fmt: skip
+_BY_NAME = {name: (exit_code, code, advice) for exit_code, code, names, advice in _BY_CLASS for name in names}
 
 
 def refuse_arguments(engine: str, words: str) -> NoReturn:
@@ -71,11 +75,12 @@ def explain_start_failure(error: Exception) -> IchatError:
 
 
 def _known(error: BaseException) -> tuple[ExitCode, str, str] | None:
-    # The built-in ConnectionError is the engine's own broken pipe, not a hub that cannot be reached.
-    names = {cls.__name__ for cls in type(error).__mro__ if cls.__module__ != "builtins" or cls is MemoryError}
-    for exit_code, code, classes, advice in _BY_CLASS:
-        if names & classes:
-            return exit_code, code, advice
+    """By the nearest class of its ancestry: that a file is not in the cache (no network) is, to the hub's library, also
+    that it is nowhere; and that it is not on the hub is also an HTTP error."""
+    for cls in type(error).__mro__:
+        # The built-in ConnectionError is the engine's own broken pipe, not a hub that cannot be reached.
+        if (cls.__module__ != "builtins" or cls is MemoryError) and cls.__name__ in _BY_NAME:
+            return _BY_NAME[cls.__name__]
     return known_refusal(error)
 
 

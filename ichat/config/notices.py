@@ -19,8 +19,8 @@ def open_port(server: Server, port: int) -> Iterator[str]:
     """A port that other machines can reach, and no key; ``port`` is the one that was taken."""
     if not server.api_keys and not _is_loopback(server.host):
         yield (
-            f"server: no API key is set, and {server.host} is open to other machines: whoever reaches port {port} can use "
-            f"the models. Set ICHAT_API_KEY, or ICHAT_HOST=127.0.0.1 (for a container: -p 127.0.0.1:{port}:{port})"
+            f"server: no API key is set, and {server.host} is open to other machines: whoever reaches port {port} can "
+            f"use the models. Set ICHAT_API_KEY, or ICHAT_HOST=127.0.0.1 (for a container: -p 127.0.0.1:{port}:{port})"
         )
 
 

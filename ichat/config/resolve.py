@@ -35,8 +35,9 @@ _ENGINE_VARIABLES = ("ICHAT_VLLM_ARGS", "ICHAT_SGLANG_ARGS")
 
 @dataclass(frozen=True)
 class Resolved:
-    """The settings that hold. ``origins`` names the place of each value that somebody gave, by its dotted path;
-    (of a default that depends on where we are: why it holds); ``hidden`` are texts that may not be shown wherever they stand (secrets by the names of their variables).
+    """The settings that hold. ``origins`` names the place of each value that somebody gave, by its dotted path
+    (of a default that depends on where we are: why it holds); ``hidden`` are texts that may not be shown wherever they
+    stand (secrets by the names of their variables).
     ``names_models``: the configuration file does, so that nothing stands in for them."""
 
     settings: Settings

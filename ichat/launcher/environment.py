@@ -17,6 +17,9 @@ _OURS = "ICHAT_"
 #: Secrets that only a worker may see: it downloads the model.
 _WORKERS_ONLY = ("HF_TOKEN", "HF_TOKEN_FILE", "HUGGING_FACE_HUB_TOKEN")
 
+#: multiprocessing's resource tracker calls leaked what a killed engine held; worker and launcher free it.
+_QUIET_TRACKER = "ignore:resource_tracker:UserWarning"
+
 
 def accelerator_of(model: Model) -> Literal["cpu", "cuda"]:
     """``auto`` is cuda where an NVIDIA device is visible."""
@@ -50,7 +53,7 @@ def for_worker(inherited: Mapping[str, str], model: Model, tmp_dir: str, gpus: S
     """
     accelerator = accelerator_of(model)
     home = Path(sys.prefix).parent / model.backend
-    ours = _compiler(home) if accelerator == "cuda" else {}
+    ours = {"PYTHONWARNINGS": _QUIET_TRACKER} | (_compiler(home) if accelerator == "cuda" else {})
     if accelerator == "cpu":
         # One core is left for the event loops: the threads of OpenMP spin while they wait.
         ours["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) - 1))

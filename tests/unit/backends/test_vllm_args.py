@@ -80,13 +80,6 @@ def test_arguments_of_the_other_engine_are_not_said():
     assert to_argv(model(vllm_args={"enforce-eager": True}), accelerator="cuda")[2:] == ["--enforce-eager"]
 
 
-def test_a_local_model_never_asks_the_hub():
-    assert environment(model(), "cpu")["HF_HUB_OFFLINE"] == "1"
-    assert "HF_HUB_OFFLINE" not in environment(model(model_path="org/m"), "cpu")
-    assert "HF_HUB_OFFLINE" not in environment(model(tokenizer_path="org/m"), "cpu")
-    assert "HF_HUB_OFFLINE" not in environment(model(lora_paths=("a=org/lora",)), "cpu")
-
-
 def test_a_model_survives_its_way_to_the_worker():
     before = model(lora_paths=("a=/b",), extra_argv=("-O3",), engine_args={"enforce-eager": False}, env={"A": "1"})
     after = Model.model_validate(before.model_dump(mode="json"))

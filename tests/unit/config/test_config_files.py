@@ -100,7 +100,9 @@ def test_the_default_file_has_every_key_and_switching_them_on_changes_nothing(co
         f"defaults.{name}" for name in kinds(ModelSettings)
     }
     env = {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}  # where linger_s holds as it stands in the file
-    assert configure("--model-path=org/m", env=env, yaml=on).settings == configure("--model-path=org/m", env=env).settings
+    assert (
+        configure("--model-path=org/m", env=env, yaml=on).settings == configure("--model-path=org/m", env=env).settings
+    )
 
 
 def test_the_example_of_a_model_in_the_default_file_holds(configure):
