@@ -49,7 +49,9 @@ def fake_hub() -> Iterator[FakeHub]:
     server.close()
 
 
-async def chosen(endpoint: str, accelerator: str = "cpu", env: dict[str, str] | None = None, **more: Any) -> dict[str, str]:
+async def chosen(
+    endpoint: str, accelerator: str = "cpu", env: dict[str, str] | None = None, **more: Any
+) -> dict[str, str]:
     """What is added to the environment of a worker."""
     model = Model.model_validate({"name": "m", "backend": "vllm", "model_path": str(DEMO)} | more)
     before = {"HF_ENDPOINT": endpoint, "PATH": "/bin", "HF_HUB_CACHE": "/none"} | (env or {})
@@ -62,7 +64,9 @@ OFFLINE = {"HF_HUB_OFFLINE": "1"}
 
 
 @pytest.mark.parametrize("backend", ["vllm", "sglang"])
-async def test_a_directory_that_needs_nothing_is_served_without_a_look_at_the_hub(fake_hub: FakeHub, backend: str) -> None:
+async def test_a_directory_that_needs_nothing_is_served_without_a_look_at_the_hub(
+    fake_hub: FakeHub, backend: str
+) -> None:
     assert await chosen(fake_hub.url, backend=backend) == OFFLINE
     assert fake_hub.asked == 0
 
@@ -72,7 +76,9 @@ async def test_a_mounted_model_leaves_sglang_its_kernels_of_the_hub(fake_hub: Fa
     assert fake_hub.asked == 1
 
 
-@pytest.mark.parametrize("more", [{"trust_remote_code": True}, {"engine_args": {"speculative-config": {"model": "a/b"}}}])
+@pytest.mark.parametrize(
+    "more", [{"trust_remote_code": True}, {"engine_args": {"speculative-config": {"model": "a/b"}}}]
+)
 async def test_what_may_come_from_the_hub_beside_a_directory_is_not_cut_off(fake_hub: FakeHub, more: Any) -> None:
     assert await chosen(fake_hub.url, **more) == {}
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from ichat.backends.sglang_args import CPU_TOTAL_TOKENS, engine, environment, to_argv
+from ichat.backends.sglang_args import CPU_TOTAL_TOKENS, engine, to_argv
 from ichat.config.flags import WrongValueError
 from ichat.config.schema import Model
 

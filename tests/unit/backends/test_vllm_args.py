@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from ichat.backends import sglang_args
-from ichat.backends.vllm_args import CPU_KV_CACHE_BYTES, engine, environment, to_argv
+from ichat.backends.vllm_args import CPU_KV_CACHE_BYTES, engine, to_argv
 from ichat.config.flags import WrongValueError
 from ichat.config.schema import Model, Unified
 
