@@ -116,11 +116,16 @@ def _is_debug() -> bool:
 
 
 def _resolve(argv: Sequence[str]) -> Resolved:
-    from ichat.backends.engines import load_engines
+    from pathlib import Path
+
+    from ichat.backends.engines import load_engines, refuse_missing_extras
     from ichat.config.resolve import resolve
     from ichat.config.sources import Sources
 
-    return resolve(Sources.read(argv), load_engines())
+    resolved = resolve(Sources.read(argv), load_engines())
+    # The engines' environments stand beside ours.
+    refuse_missing_extras(resolved.settings.models, Path(sys.prefix).parent, resolved.origins)
+    return resolved
 
 
 def _checked(argv: Sequence[str]) -> Resolved:

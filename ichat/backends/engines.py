@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Literal
 
-from ichat.backends import sglang_args, vllm_args
+from ichat.backends import sglang_args, sglang_extras, vllm_args, vllm_extras
+from ichat.backends.extras import missing_extras
 from ichat.config.engine import Engine
 from ichat.config.schema import Model
+from ichat.errors import ConfigError, Problem
 
 ARGS = {"vllm": vllm_args, "sglang": sglang_args}
+_NEEDS = {"vllm": vllm_extras.NEEDS, "sglang": sglang_extras.NEEDS}
 
 
 def load_engines() -> dict[str, Engine]:
     """By name of the backend. No engine is imported. The scripted backend has no command line, hence no entry."""
     return {name: args.engine() for name, args in ARGS.items()}
+
+
+def refuse_missing_extras(models: Sequence[Model], environments: Path, origins: Mapping[str, str]) -> None:
+    """ConfigError for settings that need a package which an engine's environment below ``environments`` lacks."""
+    problems: list[Problem] = []
+    for model in models:
+        if (args := ARGS.get(model.backend)) is not None:
+            home = environments / model.backend
+            problems += missing_extras(args.engine(), _NEEDS[model.backend], model, home, origins)
+    if problems:
+        raise ConfigError(problems)
 
 
 def worker_environment(
