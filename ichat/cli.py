@@ -131,11 +131,16 @@ def _resolve(argv: Sequence[str]) -> Resolved:
 def _checked(argv: Sequence[str]) -> Resolved:
     """Resolved, and the models are all there as far as their files tell; what a person should know is in notices."""
     from dataclasses import replace
+    from pathlib import Path
 
+    from ichat.backends.engines import refuse_missing_packages
     from ichat.config.preflight import preflight
 
     resolved = _resolve(argv)
-    return replace(resolved, notices=(*resolved.notices, *preflight(resolved)))
+    notices = preflight(resolved)
+    models, environ = resolved.settings.models, resolved.sources.environ
+    refuse_missing_packages(models, Path(sys.prefix).parent, resolved.origins, environ)
+    return replace(resolved, notices=(*resolved.notices, *notices))
 
 
 # ---- commands -------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import Literal
 
 from ichat.backends import sglang_args, sglang_extras, vllm_args, vllm_extras
 from ichat.backends.extras import missing_extras
+from ichat.backends.remote_code import missing_packages, problem_of
 from ichat.config.engine import Engine
 from ichat.config.schema import Model
 from ichat.errors import ConfigError, Problem
@@ -28,6 +29,18 @@ def refuse_missing_extras(models: Sequence[Model], environments: Path, origins: 
         if (args := ARGS.get(model.backend)) is not None:
             home = environments / model.backend
             problems += missing_extras(args.engine(), _NEEDS[model.backend], model, home, origins)
+    if problems:
+        raise ConfigError(problems)
+
+
+def refuse_missing_packages(
+    models: Sequence[Model], environments: Path, origins: Mapping[str, str], environ: Mapping[str, str]
+) -> None:
+    """ConfigError for local models whose own Python code needs packages that an engine's environment lacks."""
+    problems: list[Problem] = []
+    for model in models:
+        if packages := missing_packages(model, environments / model.backend, environ):
+            problems.append(problem_of(model, packages, origins.get(f"models.{model.name}.model_path", "")))
     if problems:
         raise ConfigError(problems)
 
