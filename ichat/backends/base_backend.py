@@ -209,6 +209,7 @@ class BaseBackend(abc.ABC):
         """Find new processes of the engine, and tell what they hold."""
         self.processes.scan()
         self.news.residue(self.processes.shared_memory())
+        self.news.compiling(*self.processes.compiling())
 
     async def _unless_over(self, work: Coroutine[Any, Any, None]) -> None:
         """Await ``work``, but give it up when a stop was asked for; raise when the engine has failed."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -101,6 +102,16 @@ def test_an_open_port_without_a_key_is_told_once(host: str, env: dict[str, str],
         told = [line for line in it.lines().splitlines() if "no API key is set" in line]
         assert len(told) == is_told
         assert all(f"whoever reaches port {it.port} can use the models. Set ICHAT_API_KEY" in line for line in told)
+
+
+def test_a_first_start_that_compiles_says_so_with_a_count_and_seconds() -> None:
+    with Launcher(engine_args={"compilers": 3, "load_s": 5}) as it:
+        it.wait_for(lambda: "loading demo: compiling kernels, 2 done" in it.health(), 10)
+        it.wait_for(lambda: re.search(r"compiling kernels, [23] done, [1-9]", it.health()), 5)
+        assert it.get("/readyz")[0] == 503
+        assert "loading demo: compiling kernels, " in it.get("/readyz")[1]
+        it.wait_for(lambda: "loading demo: weights" in it.health(), 10)
+        it.wait_ready()
 
 
 def test_an_interrupt_does_not_linger() -> None:
