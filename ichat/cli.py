@@ -21,6 +21,8 @@ usage: ichat [COMMAND] [ARGUMENTS]
   serve      serve a model (the command when there is none); without any setting: the demo model
   config     print the settings that hold, and where each comes from
   explain    print the command line that either engine gets, and what would change on the other; `explain MODEL` for one
+  warm       fill the caches: start as serve does up to ready, ask, stop, and tell what was written;
+             `warm --arch sm_90`: what can be done without the device, as when an image is built
   health     one line: is it ready? Exit code 0 only then
   status     a table: every instance, its state, process, restarts
   plan       what a reload of the configuration file would change in the running ichat, and how
@@ -29,7 +31,7 @@ usage: ichat [COMMAND] [ARGUMENTS]
   version    print the version of ichat and of the engines it knows
   help       print this
 
-serve, config and explain take the same arguments:
+serve, config, explain and warm take the same arguments:
 
   --config FILE            the YAML file (ICHAT_CONFIG)
   --backend vllm|sglang    the engine (ICHAT_BACKEND)
@@ -67,6 +69,7 @@ def _command(argv: Sequence[str]) -> int:
         "serve": _serve,
         "config": _config,
         "explain": _explain,
+        "warm": _warm,
         "health": _health,
         "status": _status,
         "plan": _plan,
@@ -83,7 +86,7 @@ def _command(argv: Sequence[str]) -> int:
         name, rest = "serve", argv
     if name not in commands:
         raise UsageError(f'ichat: there is no command "{name}". `ichat help` lists them.')
-    if name in ("serve", "config", "explain") and {"--help", "-h"} & set(rest):
+    if name in ("serve", "config", "explain", "warm") and {"--help", "-h"} & set(rest):
         return _help(())
     return commands[name](rest)
 
@@ -183,6 +186,56 @@ def _explain(argv: Sequence[str]) -> int:
 
     _say(render_explain(resolved, accelerator_of, name))
     return 0
+
+
+def _warm(argv: Sequence[str]) -> int:
+    arch, rest = _take_arch(argv)
+    if arch is not None:
+        return _warm_without_device(arch, rest)
+    from ichat.launcher.signals import StopSignals
+
+    signals = StopSignals()
+    resolved = _checked(rest)
+    from ichat.launcher.app import Outside
+    from ichat.launcher.warm import render, warm
+    from ichat.observe.logs import set_up_logs
+
+    sources = resolved.sources
+    writer = set_up_logs(resolved.settings.server.log_format, is_debug=sources.is_debug)
+    try:
+        found = warm(resolved, Outside(signals, sources.worker_environment(), writer, lambda: _checked(rest)))
+    finally:
+        writer.close()
+    _say("\n".join(render(found)))
+    return found.code
+
+
+def _warm_without_device(arch: str, argv: Sequence[str]) -> int:
+    """0 also where something could not be done: each item says so, and nothing of it is needed for a start."""
+    from ichat.launcher import warm_without_device as without
+
+    arch, resolved = without.read_arch(arch), _checked(argv)
+    items = []
+    for item in without.warm_without_device(resolved.settings.models, arch, resolved.sources.worker_environment()):
+        items.append(item)
+        _say(without.render(item))
+    _say(without.render_end(items))
+    return 0
+
+
+def _take_arch(argv: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The value of ``--arch``, and the arguments without it; both forms, `--arch sm_90` and `--arch=sm_90`."""
+    rest: list[str] = []
+    arch, words = None, iter(argv)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name != "--arch":
+            rest.append(word)
+        elif value := value if equals else next(words, ""):
+            arch = value
+        else:
+            raise UsageError("--arch: needs a CUDA architecture, such as sm_90.")
+    return arch, rest
 
 
 def _health(argv: Sequence[str]) -> int:

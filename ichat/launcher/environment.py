@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from ichat.backends import engines
+from ichat.backends.caches import compile_cache
 from ichat.config.schema import Model
 from ichat.errors import ConfigError, Problem
 from ichat.launcher.host import must_do_without_workers, sees_nvidia_device
@@ -54,6 +55,8 @@ def for_worker(inherited: Mapping[str, str], model: Model, tmp_dir: str, gpus: S
     accelerator = accelerator_of(model)
     home = Path(sys.prefix).parent / model.backend
     ours = {"PYTHONWARNINGS": _QUIET_TRACKER} | (_compiler(home) if accelerator == "cuda" else {})
+    if (cache := compile_cache({**inherited, **model.env})) is not None:
+        ours["TORCHINDUCTOR_CACHE_DIR"] = cache
     if accelerator == "cpu":
         # One core is left for the event loops: the threads of OpenMP spin while they wait.
         ours["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) - 1))
