@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -21,16 +22,17 @@ from ichat.config.sources import process_environment
 
 #: FlashInfer's modules (0.6, 0.7) that the engines load whatever the model: where each is described.
 _MODULES = {
-    "vllm": (("sampling", "sampling", "gen_sampling_module"), ("page", "page", "gen_page_module")),
+    "vllm": (("page", "page", "gen_page_module"), ("sampling", "sampling", "gen_sampling_module")),
     "sglang": (
-        ("sampling", "sampling", "gen_sampling_module"),
         ("page", "page", "gen_page_module"),
         ("norm", "norm", "gen_norm_module"),
         ("rope", "rope", "gen_rope_module"),
+        ("sampling", "sampling", "gen_sampling_module"),  # the longest: minutes
     ),
 }
 #: Of older devices the engines leave attention to FlashInfer; newer ones have kernels of their own, or cubins.
 _BEFORE_HOPPER = 9
+_IS_CAUSE = re.compile(r"\berror:|cannot find ", re.IGNORECASE)
 
 
 def main() -> None:
@@ -59,11 +61,16 @@ def _try(item: str, work: Callable[[], str]) -> None:
     try:
         words, is_done = work(), True
     except Exception as error:  # noqa: BLE001  told, and the next item is tried
-        lines = str(error).strip().splitlines() or [""]
-        words, is_done = f"{type(error).__name__}: {lines[-1][:200]}", False
+        words, is_done = f"{type(error).__name__}: {_cause(str(error))[:200]}", False
     told = {"item": item, "is_done": is_done, "words": words, "took_s": round(time.monotonic() - began, 1)}
     sys.stdout.write(f"\n{json.dumps(told)}\n")
     sys.stdout.flush()
+
+
+def _cause(text: str) -> str:
+    """The line that tells most: of a build the first that a compiler or linker ended with, else the last."""
+    lines = text.strip().splitlines() or [""]
+    return next((line for line in lines if _IS_CAUSE.search(line)), lines[-1])
 
 
 def _fetch_kernel(named: str) -> str:

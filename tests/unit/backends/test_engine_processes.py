@@ -228,8 +228,8 @@ async def test_compilers_are_counted_when_they_end(processes, start) -> None:
 async def test_what_a_compiler_starts_is_not_counted_again(processes) -> None:
     outer = subprocess.Popen(["g++", "-c", "(exec -a cc1plus sleep 30); true"], executable="/bin/bash", process_group=0)
     try:
-        await until(lambda: processes.scan() or processes.compiling()[0] == 2)
+        await until(lambda: processes.scan() or processes.compiling()[0] == 2, 20)
     finally:
         os.killpg(outer.pid, signal.SIGKILL)
         outer.wait()
-    await until(lambda: processes.scan() or processes.compiling() == (0, 1))
+    await until(lambda: processes.scan() or processes.compiling() == (0, 1), 20)
