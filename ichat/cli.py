@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ichat.errors import ExitCode, IchatError, TemporaryError, UsageError, error_line, system_failure
@@ -22,7 +22,7 @@ usage: ichat [COMMAND] [ARGUMENTS]
   config     print the settings that hold, and where each comes from
   explain    print the command line that either engine gets, and what would change on the other; `explain MODEL` for one
   warm       fill the caches: start as serve does up to ready, ask, stop, and tell what was written;
-             `warm --arch sm_90`: what can be done without the device, as when an image is built
+             `warm --arch sm_90`: what can be done without the device; `--into DIR`: caches in that directory
   health     one line: is it ready? Exit code 0 only then
   status     a table: every instance, its state, process, restarts
   plan       what a reload of the configuration file would change in the running ichat, and how
@@ -189,53 +189,55 @@ def _explain(argv: Sequence[str]) -> int:
 
 
 def _warm(argv: Sequence[str]) -> int:
-    arch, rest = _take_arch(argv)
-    if arch is not None:
-        return _warm_without_device(arch, rest)
+    own, rest = _take_words(argv, {"--arch": "a CUDA architecture, such as sm_90", "--into": "a directory"})
+    if "--arch" in own:
+        return _warm_without_device(own, rest)
     from ichat.launcher.signals import StopSignals
 
     signals = StopSignals()
     resolved = _checked(rest)
     from ichat.launcher.app import Outside
-    from ichat.launcher.warm import render, warm
+    from ichat.launcher.warm import environment_of, render, warm
     from ichat.observe.logs import set_up_logs
 
-    sources = resolved.sources
-    writer = set_up_logs(resolved.settings.server.log_format, is_debug=sources.is_debug)
+    environ = environment_of(resolved.sources, own.get("--into"))
+    writer = set_up_logs(resolved.settings.server.log_format, is_debug=resolved.sources.is_debug)
     try:
-        found = warm(resolved, Outside(signals, sources.worker_environment(), writer, lambda: _checked(rest)))
+        found = warm(resolved, Outside(signals, environ, writer, lambda: _checked(rest)))
     finally:
         writer.close()
     _say("\n".join(render(found)))
     return found.code
 
 
-def _warm_without_device(arch: str, argv: Sequence[str]) -> int:
+def _warm_without_device(own: Mapping[str, str], argv: Sequence[str]) -> int:
     """0 also where something could not be done: each item says so, and nothing of it is needed for a start."""
     from ichat.launcher import warm_without_device as without
+    from ichat.launcher.warm import environment_of
 
-    arch, resolved = without.read_arch(arch), _checked(argv)
-    items = []
-    for item in without.warm_without_device(resolved.settings.models, arch, resolved.sources.worker_environment()):
+    arch, resolved = without.read_arch(own["--arch"]), _checked(argv)
+    environ, items = environment_of(resolved.sources, own.get("--into")), []
+    for item in without.warm_without_device(without.models_of(resolved), arch, environ):
         items.append(item)
         _say(without.render(item))
     _say(without.render_end(items))
     return 0
 
 
-def _take_arch(argv: Sequence[str]) -> tuple[str | None, list[str]]:
-    """The value of ``--arch``, and the arguments without it; both forms, `--arch sm_90` and `--arch=sm_90`."""
+def _take_words(argv: Sequence[str], known: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """The values of a command's own flags, `--arch sm_90` or `--arch=sm_90`, and the arguments without them."""
     rest: list[str] = []
-    arch, words = None, iter(argv)
+    own: dict[str, str] = {}
+    words = iter(argv)
     for word in words:
         name, equals, value = word.partition("=")
-        if name != "--arch":
+        if name not in known:
             rest.append(word)
         elif value := value if equals else next(words, ""):
-            arch = value
+            own[name] = value
         else:
-            raise UsageError("--arch: needs a CUDA architecture, such as sm_90.")
-    return arch, rest
+            raise UsageError(f"{name}: needs {known[name]}.")
+    return own, rest
 
 
 def _health(argv: Sequence[str]) -> int:

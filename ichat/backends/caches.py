@@ -51,6 +51,23 @@ def caches(environ: Mapping[str, str]) -> dict[str, Path]:
     return found | {"hub": cache_dir(environ)}
 
 
+def below(directory: str) -> dict[str, str]:
+    """The variables that put every cache below one directory, under the names that the image uses."""
+    return {
+        "HOME": directory,
+        "XDG_CACHE_HOME": directory,
+        "HF_HOME": f"{directory}/huggingface",
+        "VLLM_CACHE_ROOT": f"{directory}/vllm",
+        "TRITON_CACHE_DIR": f"{directory}/triton",
+        "TORCHINDUCTOR_CACHE_DIR": f"{directory}/torchinductor",
+        "FLASHINFER_WORKSPACE_BASE": f"{directory}/flashinfer",
+        "DG_JIT_CACHE_DIR": f"{directory}/deep_gemm",
+        "SGLANG_DG_CACHE_DIR": f"{directory}/deep_gemm",
+        "TILELANG_CACHE_DIR": f"{directory}/tilelang",
+        "CUDA_CACHE_PATH": f"{directory}/nv",
+    }
+
+
 def size_of(directory: Path) -> Size:
     """Every file below a directory, links not followed; nothing where there is none."""
     files = total = 0

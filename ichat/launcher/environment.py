@@ -41,6 +41,15 @@ def python_of(model: Model) -> str:
     return str(python)
 
 
+def is_installed(model: Model) -> bool:
+    """Whether there is an environment of its engine."""
+    try:
+        python_of(model)
+    except ConfigError:
+        return False
+    return True
+
+
 def for_front(inherited: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in _plain(inherited).items() if name not in _WORKERS_ONLY}
 

@@ -18,9 +18,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ichat.backends.caches import Size, caches, size_of
+from ichat.backends.caches import Size, below, caches, size_of
 from ichat.config.resolve import Resolved
 from ichat.config.schema import Admin, Gateway, Model, Settings
+from ichat.config.sources import Sources
 from ichat.errors import ExitCode
 from ichat.launcher import environment
 from ichat.launcher.app import Outside, serve
@@ -51,6 +52,12 @@ class Warmed:
     requests: list[str] = field(default_factory=list)  # in words, one for each model
     new: dict[str, tuple[Path, Size]] = field(default_factory=dict)  # by the title of the cache
     unchanged: list[str] = field(default_factory=list)
+
+
+def environment_of(sources: Sources, directory: str | None) -> dict[str, str]:
+    """What workers inherit; with ``directory`` every cache is there."""
+    inherited = sources.worker_environment()
+    return inherited if directory is None else inherited | below(os.path.abspath(directory))  # noqa: PTH100
 
 
 def warm(resolved: Resolved, outside: Outside) -> Warmed:

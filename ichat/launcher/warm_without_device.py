@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ichat.backends.engines import ARGS
+from ichat.config.resolve import Resolved
 from ichat.config.schema import Model
 from ichat.errors import UsageError
 from ichat.launcher import environment
@@ -37,6 +38,15 @@ def read_arch(text: str) -> str:
     if found is None:
         raise UsageError(f'--arch: "{text}" is no CUDA architecture. Write it as sm_80, sm_90, sm_100 or 9.0.')
     return f"{found[1]}.{found[2]}"
+
+
+def models_of(resolved: Resolved) -> list[Model]:
+    """Those that are configured; where nobody has chosen an engine, the one for every engine that is installed."""
+    models = list(resolved.settings.models)
+    if len(models) > 1 or f"models.{models[0].name}.backend" in resolved.origins:
+        return models
+    every = [models[0].model_copy(update={"backend": engine}) for engine in ARGS]
+    return [model for model in every if environment.is_installed(model)]
 
 
 def warm_without_device(models: Sequence[Model], arch: str, environ: Mapping[str, str]) -> Iterator[Item]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ichat.backends.caches import Size, caches, compile_cache, size_of
+from ichat.backends.caches import Size, below, caches, compile_cache, size_of
 
 ROOT = Path(__file__).parents[3]
 
@@ -59,3 +59,10 @@ def test_torch_compiles_into_the_users_cache(tmp_path: Path) -> None:
 def test_where_nothing_can_be_written_it_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert compile_cache({"HOME": str(tmp_path / "file")}) is None
+
+
+def test_into_a_directory_they_are_where_the_image_has_them() -> None:
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    for name, path in below("/cache").items():
+        assert f"{name}={path}" in dockerfile, name
+    assert all(str(path).startswith("/cache/") for path in caches(below("/cache")).values())

@@ -9,7 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from ichat import cli
+from ichat.backends.engines import load_engines
+from ichat.config.resolve import resolve
 from ichat.config.schema import Model
+from ichat.config.sources import Sources
 from ichat.errors import UsageError
 from ichat.launcher import warm_without_device as without
 
@@ -95,3 +99,33 @@ def test_without_a_device_the_engines_own_python_does_each_item_and_says_how_it_
     assert without.render(cubins) == "sglang: cubins: not done in 1 s: ConnectError: no"
     assert end.words == "ended with code 3"
     assert without.render_end([done, cubins]).startswith("warm: 1 of 2 done. Triton, torch.compile")
+
+
+def installed(tmp_path: Path, *engines: str) -> None:
+    for engine in engines:
+        python = tmp_path / engine / "bin" / "python"
+        python.parent.mkdir(parents=True)
+        python.touch()
+
+
+def engines_of(*argv: str) -> list[str]:
+    return [model.backend for model in without.models_of(resolve(Sources.read(argv, {}), load_engines()))]
+
+
+def test_where_nobody_has_chosen_an_engine_all_that_are_installed_are_warmed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed(tmp_path, "vllm", "sglang")
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "ichat"))
+    assert engines_of("--model-path=org/m") == ["vllm", "sglang"]
+    assert engines_of("--model-path=org/m", "--backend=sglang") == ["sglang"]
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "other" / "ichat"))
+    installed(tmp_path / "other", "sglang")
+    assert engines_of("--model-path=org/m") == ["sglang"]
+
+
+def test_its_own_flags_need_a_value_and_are_no_flags_of_serve(capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["warm", "--into"]) == 64
+    assert "--into: needs a directory." in capfd.readouterr().err
+    assert cli.run(["warm", "--arch=nonsense", "--into", "/x"]) == 64
+    assert cli.run(["serve", "--arch=sm_90", "--model-path=org/m"]) == 78
