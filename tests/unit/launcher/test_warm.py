@@ -128,4 +128,4 @@ def test_its_own_flags_need_a_value_and_are_no_flags_of_serve(capfd: pytest.Capt
     assert cli.run(["warm", "--into"]) == 64
     assert "--into: needs a directory." in capfd.readouterr().err
     assert cli.run(["warm", "--arch=nonsense", "--into", "/x"]) == 64
-    assert cli.run(["serve", "--arch=sm_90", "--model-path=org/m"]) == 78
+    assert cli.run(["serve", "--arch=sm_90", "--model-path=org/m"]) == 64
