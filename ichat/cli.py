@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ichat.errors import ExitCode, IchatError, TemporaryError, UsageError, error_line, system_failure
@@ -189,55 +189,12 @@ def _explain(argv: Sequence[str]) -> int:
 
 
 def _warm(argv: Sequence[str]) -> int:
-    own, rest = _take_words(argv, {"--arch": "a CUDA architecture, such as sm_90", "--into": "a directory"})
-    if "--arch" in own:
-        return _warm_without_device(own, rest)
     from ichat.launcher.signals import StopSignals
 
     signals = StopSignals()
-    resolved = _checked(rest)
-    from ichat.launcher.app import Outside
-    from ichat.launcher.warm import environment_of, render, warm
-    from ichat.observe.logs import set_up_logs
+    from ichat.launcher.warm_command import run as run_warm
 
-    environ = environment_of(resolved.sources, own.get("--into"))
-    writer = set_up_logs(resolved.settings.server.log_format, is_debug=resolved.sources.is_debug)
-    try:
-        found = warm(resolved, Outside(signals, environ, writer, lambda: _checked(rest)))
-    finally:
-        writer.close()
-    _say("\n".join(render(found)))
-    return found.code
-
-
-def _warm_without_device(own: Mapping[str, str], argv: Sequence[str]) -> int:
-    """0 also where something could not be done: each item says so, and nothing of it is needed for a start."""
-    from ichat.launcher import warm_without_device as without
-    from ichat.launcher.warm import environment_of
-
-    arch, resolved = without.read_arch(own["--arch"]), _checked(argv)
-    environ, items = environment_of(resolved.sources, own.get("--into")), []
-    for item in without.warm_without_device(without.models_of(resolved), arch, environ):
-        items.append(item)
-        _say(without.render(item))
-    _say(without.render_end(items))
-    return 0
-
-
-def _take_words(argv: Sequence[str], known: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """The values of a command's own flags, `--arch sm_90` or `--arch=sm_90`, and the arguments without them."""
-    rest: list[str] = []
-    own: dict[str, str] = {}
-    words = iter(argv)
-    for word in words:
-        name, equals, value = word.partition("=")
-        if name not in known:
-            rest.append(word)
-        elif value := value if equals else next(words, ""):
-            own[name] = value
-        else:
-            raise UsageError(f"{name}: needs {known[name]}.")
-    return own, rest
+    return run_warm(argv, signals, _checked, _say)
 
 
 def _health(argv: Sequence[str]) -> int:

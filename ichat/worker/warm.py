@@ -18,6 +18,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from ichat.backends import start_method
 from ichat.config.sources import process_environment
 
 #: FlashInfer's modules (0.6, 0.7) that the engines load whatever the model: where each is described.
@@ -36,6 +37,7 @@ _IS_CAUSE = re.compile(r"\berror:|cannot find ", re.IGNORECASE)
 
 
 def main() -> None:
+    start_method.die_with_parent(os.getppid())
     parser = argparse.ArgumentParser(prog="ichat.worker.warm")
     parser.add_argument("engine", choices=sorted(_MODULES))
     parser.add_argument("arch", help="9.0, 10.0 …")
