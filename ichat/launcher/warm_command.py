@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from ichat.config.resolve import Resolved
-from ichat.errors import UsageError
+from ichat.errors import ExitCode, UsageError
 from ichat.launcher import warm_without_device as without
 from ichat.launcher.signals import StopSignals
 
@@ -67,7 +67,7 @@ def _on_device(
 
 
 def _without_device(own: Mapping[str, str], resolved: Resolved, say: Callable[[str], None]) -> int:
-    """0 also where something could not be done: each item says so, and nothing of it is needed for a start."""
+    """0 also where something could not be done: each item says so, and no start needs it. Not where nothing was."""
     from ichat.launcher.warm import environment_of
 
     environ, items = environment_of(resolved.sources, own.get("--into")), []
@@ -75,4 +75,4 @@ def _without_device(own: Mapping[str, str], resolved: Resolved, say: Callable[[s
         items.append(item)
         say(without.render(item))
     say(without.render_end(items))
-    return 0
+    return ExitCode.OK if any(item.is_done for item in items) else ExitCode.RESOURCE

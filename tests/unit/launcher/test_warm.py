@@ -129,3 +129,15 @@ def test_its_own_flags_need_a_value_and_are_no_flags_of_serve(capfd: pytest.Capt
     assert "--into: needs a directory." in capfd.readouterr().err
     assert cli.run(["warm", "--arch=nonsense", "--into", "/x"]) == 64
     assert cli.run(["serve", "--arch=sm_90", "--model-path=org/m"]) == 64
+
+
+@pytest.mark.parametrize(("is_done", "code"), [("true", 0), ("false", 71)])
+def test_it_is_a_failure_when_nothing_at_all_could_be_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_done: str, code: int
+) -> None:
+    installed(tmp_path, "vllm")
+    python = tmp_path / "vllm" / "bin" / "python"
+    python.write_text(f'#!/bin/sh\necho \'{{"item": "page", "is_done": {is_done}, "words": "w", "took_s": 1}}\'\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "ichat"))
+    assert cli.run(["warm", "--arch=sm_90", "--model-path=org/m", "--into", str(tmp_path)]) == code
