@@ -111,7 +111,10 @@ def _private(settings: Settings) -> Settings:
             "gateway": Gateway(),
             "reload": settings.reload.model_copy(update={"watch": False}),
             "restarts": settings.restarts.model_copy(update={"enabled": False}),
-            "timeouts": settings.timeouts.model_copy(update={"linger_s": 0.0}),
+            # An engine that compiles may be silent for long; nobody else waits here.
+            "timeouts": settings.timeouts.model_copy(
+                update={"linger_s": 0.0, "probe_limit_s": settings.timeouts.busy_limit_s}
+            ),
         }
     )
 
