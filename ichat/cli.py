@@ -21,6 +21,8 @@ usage: ichat [COMMAND] [ARGUMENTS]
   serve      serve a model (the command when there is none); without any setting: the demo model
   config     print the settings that hold, and where each comes from
   explain    print the command line that either engine gets, and what would change on the other; `explain MODEL` for one
+  warm       fill the caches: start as serve does up to ready, ask, stop, and tell what was written;
+             `warm --arch sm_90`: what can be done without the device; `--into DIR`: caches in that directory
   health     one line: is it ready? Exit code 0 only then
   status     a table: every instance, its state, process, restarts
   plan       what a reload of the configuration file would change in the running ichat, and how
@@ -29,7 +31,7 @@ usage: ichat [COMMAND] [ARGUMENTS]
   version    print the version of ichat and of the engines it knows
   help       print this
 
-serve, config and explain take the same arguments:
+serve, config, explain and warm take the same arguments:
 
   --config FILE            the YAML file (ICHAT_CONFIG)
   --backend vllm|sglang    the engine (ICHAT_BACKEND)
@@ -67,6 +69,7 @@ def _command(argv: Sequence[str]) -> int:
         "serve": _serve,
         "config": _config,
         "explain": _explain,
+        "warm": _warm,
         "health": _health,
         "status": _status,
         "plan": _plan,
@@ -83,7 +86,7 @@ def _command(argv: Sequence[str]) -> int:
         name, rest = "serve", argv
     if name not in commands:
         raise UsageError(f'ichat: there is no command "{name}". `ichat help` lists them.')
-    if name in ("serve", "config", "explain") and {"--help", "-h"} & set(rest):
+    if name in ("serve", "config", "explain", "warm") and {"--help", "-h"} & set(rest):
         return _help(())
     return commands[name](rest)
 
@@ -116,21 +119,31 @@ def _is_debug() -> bool:
 
 
 def _resolve(argv: Sequence[str]) -> Resolved:
-    from ichat.backends.engines import installed_versions, load_engines
+    from pathlib import Path
+
+    from ichat.backends.engines import installed_versions, load_engines, refuse_missing_extras
     from ichat.config.resolve import resolve
     from ichat.config.sources import Sources
 
-    return resolve(Sources.read(argv), load_engines(installed_versions()))
+    resolved = resolve(Sources.read(argv), load_engines(installed_versions()))
+    # The engines' environments stand beside ours.
+    refuse_missing_extras(resolved.settings.models, Path(sys.prefix).parent, resolved.origins)
+    return resolved
 
 
 def _checked(argv: Sequence[str]) -> Resolved:
     """Resolved, and the models are all there as far as their files tell; what a person should know is in notices."""
     from dataclasses import replace
+    from pathlib import Path
 
+    from ichat.backends.engines import refuse_missing_packages
     from ichat.config.preflight import preflight
 
     resolved = _resolve(argv)
-    return replace(resolved, notices=(*resolved.notices, *preflight(resolved)))
+    notices = preflight(resolved)
+    models, environ = resolved.settings.models, resolved.sources.environ
+    refuse_missing_packages(models, Path(sys.prefix).parent, resolved.origins, environ)
+    return replace(resolved, notices=(*resolved.notices, *notices))
 
 
 # ---- commands -------------------------------------------------------------------------------------------------
@@ -173,6 +186,15 @@ def _explain(argv: Sequence[str]) -> int:
 
     _say(render_explain(resolved, accelerator_of, name))
     return 0
+
+
+def _warm(argv: Sequence[str]) -> int:
+    from ichat.launcher.signals import StopSignals
+
+    signals = StopSignals()
+    from ichat.launcher.warm_command import run as run_warm
+
+    return run_warm(argv, signals, _checked, _say)
 
 
 def _health(argv: Sequence[str]) -> int:

@@ -13,6 +13,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ichat.backends import hub
 from ichat.backends.control import Control
 from ichat.backends.engine_control import EngineControl
 from ichat.backends.engine_processes import EngineProcesses
@@ -20,6 +21,7 @@ from ichat.backends.failures import explain_start_failure
 from ichat.backends.framework_args import FrameworkArgs
 from ichat.backends.http_server import HTTPServer
 from ichat.backends.monitor import Monitor, scan_while
+from ichat.config.sources import process_environment
 from ichat.errors import EngineError, IchatError
 
 log = logging.getLogger(__name__)
@@ -174,6 +176,8 @@ class BaseBackend(abc.ABC):
     async def _start(self) -> None:
         try:
             self.news.phase("imports")
+            args = self.framework_args
+            await hub.choose(args.instance, args.model, args.accelerator, process_environment())
             await self.parse()
             self.news.phase("weights")
             await self.start_engine()
@@ -205,6 +209,7 @@ class BaseBackend(abc.ABC):
         """Find new processes of the engine, and tell what they hold."""
         self.processes.scan()
         self.news.residue(self.processes.shared_memory())
+        self.news.compiling(*self.processes.compiling())
 
     async def _unless_over(self, work: Coroutine[Any, Any, None]) -> None:
         """Await ``work``, but give it up when a stop was asked for; raise when the engine has failed."""
@@ -242,6 +247,7 @@ class BaseBackend(abc.ABC):
             await self._leave_server(http)
             self.processes.disarm()
             if self._failure is None:
+                self.look_around()  # what its processes hold is seen while they live
                 await self._stop_within(self.timeouts.stop_s)
 
     async def _kill_processes(self) -> None:

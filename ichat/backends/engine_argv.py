@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from ichat.config.engine import Engine, Word
@@ -12,6 +13,14 @@ from ichat.config.schema import Model
 
 #: Processes of one node talk to each other over the loopback interface only: what they open has no authentication.
 ON_ONE_NODE = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+
+
+@dataclass(frozen=True)
+class HubKernel:
+    """A compiled kernel that an engine takes from the hub (the package ``kernels``)."""
+
+    repo: str
+    revision: str
 
 
 def compose(engine: Engine, model: Model, defaults: Iterable[str]) -> list[str]:

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import psutil
 
+from ichat.backends import compilers
+
 log = logging.getLogger(__name__)
 
 _KILL_POLL_S = 0.02
@@ -40,6 +42,8 @@ class _Process:
     is_vital: bool = False
     rss_bytes: int = 0
     is_armed: bool = field(default=False, repr=False)
+    is_compiling: bool = False
+    counts: bool = False  # a compiler that no other one has started
 
     @property
     def is_gone(self) -> bool:
@@ -63,6 +67,7 @@ class EngineProcesses:
         self._shm: set[str] = set()
         self._not_ours = {entry.name for entry in os.scandir(_SHM_DIR)}
         self._is_watching = True
+        self._compiled = 0
 
     def scan(self) -> None:
         """Find new processes, forget those that ended, and arm the watch of the vital ones."""
@@ -83,6 +88,10 @@ class EngineProcesses:
         # Engines set their titles only some time after the fork, until when a child bears its parent's.
         known.title = " ".join(child.cmdline()).strip() or known.title or child.name()
         known.rss_bytes = child.memory_info().rss
+        if compilers.is_at_work(known.title):
+            parent = self._known.get(child.ppid())
+            known.is_compiling = True
+            known.counts = compilers.is_compiler(known.title) and not (parent and compilers.is_compiler(parent.title))
         if self._vital.search(known.title):
             known.matches_since = known.matches_since or time.monotonic()
             known.is_vital = time.monotonic() - known.matches_since >= self._settle_s
@@ -178,8 +187,14 @@ class EngineProcesses:
             self._forget(process)
         return len(killed)
 
+    def compiling(self) -> tuple[int, int]:
+        """Compilers and their drivers that run now, and how many compilers have ended; as of the last scan."""
+        running = sum(process.is_compiling and not process.is_gone for process in self._known.values())
+        return running, self._compiled
+
     def _forget(self, process: _Process) -> None:
-        self._known.pop(process.pid, None)
+        if self._known.pop(process.pid, None) is not None:
+            self._compiled += process.counts
         self._arm(process, is_armed=False)
         if not process.is_ours:
             # An orphan that came to us (PR_SET_CHILD_SUBREAPER): nobody else takes its status, it would stay a zombie.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import NoReturn
 
+from ichat.backends.remote_code import words_of
 from ichat.errors import ConfigError, ExitCode, IchatError, Problem, known_refusal
 
 #: (exit code, code, names of exception classes, what to do). Names, because no engine may be imported to ask.
@@ -12,13 +14,16 @@ _BY_CLASS: tuple[tuple[ExitCode, str, frozenset[str], str], ...] = (
     (
         ExitCode.PERMISSION,
         "E-HUB-DENIED",
-        frozenset({"GatedRepoError"}),
+        frozenset({"GatedRepoError", "DisabledRepoError"}),
         "Accept the model's terms on the hub, and set HF_TOKEN.",
     ),
     (
         ExitCode.NO_INPUT,
         "E-MODEL-MISSING",
-        frozenset({"RepositoryNotFoundError", "RevisionNotFoundError", "EntryNotFoundError", "HFValidationError"}),
+        frozenset(
+            {"RepositoryNotFoundError", "RevisionNotFoundError", "EntryNotFoundError", "RemoteEntryNotFoundError",
+             "HFValidationError"}
+        ),
         "Check model_path and revision; a private model needs HF_TOKEN.",
     ),
     (
@@ -43,6 +48,15 @@ _BY_CLASS: tuple[tuple[ExitCode, str, frozenset[str], str], ...] = (
         "The weights are damaged: download the model again.",
     ),
 )  # fmt: skip
+_BY_NAME = {name: (exit_code, code, advice) for exit_code, code, names, advice in _BY_CLASS for name in names}
+
+
+#: As transformers' check_imports says it.
+_MISSING_FOR_CODE = re.compile(
+    r"requires the following packages that were not found in your environment: ([^.]+)\. Run"
+)
+#: The package that transformers puts the code of models into.
+_CODE_OF_MODELS = "transformers_modules"
 
 
 def refuse_arguments(engine: str, words: str) -> NoReturn:
@@ -59,6 +73,10 @@ def explain_start_failure(error: Exception) -> IchatError:
     if isinstance(error, IchatError):
         return error
     for cause in _chain(error):
+        if packages := _packages_of_model(cause):
+            # What transformers, or Python, found missing for the model's own code; another start would find it again.
+            words = words_of("the engine could not start", packages)
+            return IchatError(words, code="E-MODEL-PACKAGES", exit_code=ExitCode.CONFIG)
         known = _known(cause)
         if known is not None:
             exit_code, code, advice = known
@@ -71,12 +89,27 @@ def explain_start_failure(error: Exception) -> IchatError:
 
 
 def _known(error: BaseException) -> tuple[ExitCode, str, str] | None:
-    # The built-in ConnectionError is the engine's own broken pipe, not a hub that cannot be reached.
-    names = {cls.__name__ for cls in type(error).__mro__ if cls.__module__ != "builtins" or cls is MemoryError}
-    for exit_code, code, classes, advice in _BY_CLASS:
-        if names & classes:
-            return exit_code, code, advice
+    """By the nearest class of its ancestry: that a file is not in the cache (no network) is, to the hub's library, also
+    that it is nowhere; and that it is not on the hub is also an HTTP error."""
+    for cls in type(error).__mro__:
+        # The built-in ConnectionError is the engine's own broken pipe, not a hub that cannot be reached.
+        if (cls.__module__ != "builtins" or cls is MemoryError) and cls.__name__ in _BY_NAME:
+            return _BY_NAME[cls.__name__]
     return known_refusal(error)
+
+
+def _packages_of_model(error: BaseException) -> list[str]:
+    """The packages that the code of a model (trust_remote_code) needs and that are not installed."""
+    if not isinstance(error, ImportError):
+        return []
+    if found := _MISSING_FOR_CODE.search(str(error)):
+        return found[1].replace(" ", "").split(",")
+    trace = error.__traceback__
+    while trace is not None:
+        if _CODE_OF_MODELS in trace.tb_frame.f_globals.get("__name__", ""):
+            return [error.name.partition(".")[0]] if error.name and isinstance(error, ModuleNotFoundError) else []
+        trace = trace.tb_next
+    return []
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

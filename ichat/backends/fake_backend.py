@@ -26,6 +26,7 @@ from ichat.config.schema import Schema
 from ichat.errors import EngineError, ExitCode, IchatError
 
 _POLL_S = 0.02
+_COMPILER_S = 0.7
 _KEEP_ALIVE_S = 600
 
 
@@ -34,6 +35,7 @@ class Script(Schema):
 
     processes: NonNegativeInt = 1
     load_s: NonNegativeFloat = 0  # how long `weights` takes
+    compilers: NonNegativeInt = 0  # that run in `weights`, one after the other, long enough to be seen
     token_s: NonNegativeFloat = 0  # before each word
     fail_in: Literal["never", "arguments", "weights", "server", "warm-up"] = "never"
     fail_with: ExitCode = ExitCode.ENGINE
@@ -93,6 +95,9 @@ class FakeBackend(BaseBackend):
             self._children.append(subprocess.Popen([title, "100000"], executable="/bin/sleep"))
         if script.shm_bytes:
             self._shm = shared_memory.SharedMemory(create=True, size=script.shm_bytes)
+        for _ in range(script.compilers):
+            compiler = subprocess.Popen(["ptxas", str(_COMPILER_S)], executable="/bin/sleep")
+            await asyncio.to_thread(compiler.wait)
         await asyncio.sleep(script.load_s)
         await self._reach("weights")
         if script.die_after_s is not None and self._children:

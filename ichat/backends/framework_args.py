@@ -15,6 +15,9 @@ class News(Protocol):
     def phase(self, phase: Phase) -> None:
         """The start has reached the next phase."""
 
+    def compiling(self, running: int, done: int) -> None:
+        """So many compilers run now, and so many have ended since the start; told again and again."""
+
     def suspect(self, words: str) -> None:
         """The engine has not answered a probe in time; it may still be alive."""
 

@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any, Literal
 
 from ichat.backends import sglang_compat
-from ichat.backends.engine_argv import ON_ONE_NODE, compose, is_local, own_dests, to_json
+from ichat.backends.engine_argv import ON_ONE_NODE, HubKernel, compose, own_dests, to_json
 from ichat.backends.flags import load_catalogue
 from ichat.config.engine import Engine, Word
 from ichat.config.schema import Model
@@ -39,7 +39,19 @@ def environment(model: Model, accelerator: Literal["cpu", "cuda"]) -> dict[str, 
     quick = {"SGLANG_PYSPY_DUMP_BEFORE_CRASH": "0", "SGLANG_CUDA_COREDUMP_BEFORE_CRASH": "0"}
     quiet = {"DO_NOT_TRACK": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
     inside = ON_ONE_NODE if (model.nnodes or 1) == 1 else {}
-    return quick | quiet | inside | ({"HF_HUB_OFFLINE": "1"} if is_local(model) else {})
+    return quick | quiet | inside
+
+
+def hub_kernels(model: Model, accelerator: Literal["cpu", "cuda"]) -> tuple[HubKernel, ...]:  # noqa: ARG001  twin
+    """Kernels that SGLang takes from the hub when it starts (0.5.21, flash_attention_v3.py), on Ampere and Hopper.
+
+    Without them it takes slower ones of its own, with a warning.
+    """
+    return (HubKernel("kernels-community/sgl-flash-attn3", "v1"),) if accelerator == "cuda" else ()
+
+
+#: Flags that name further models, which may be the hub's.
+FURTHER_MODELS = frozenset({"speculative_draft_model_path"})
 
 
 @cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, Literal
 
-from ichat.backends.engine_argv import ON_ONE_NODE, compose, is_local, to_json
+from ichat.backends.engine_argv import ON_ONE_NODE, HubKernel, compose, to_json
 from ichat.backends.flags import load_catalogue
 from ichat.config.engine import Engine, Word
 from ichat.config.schema import Model
@@ -32,7 +32,16 @@ def environment(model: Model, accelerator: Literal["cpu", "cuda"]) -> dict[str, 
     """Variables that vLLM's process needs; what the user has set in the environment goes before them."""
     quiet = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
     inside = ON_ONE_NODE | {"VLLM_HOST_IP": "127.0.0.1"} if (model.nnodes or 1) == 1 else {}
-    return quiet | inside | ({"HF_HUB_OFFLINE": "1"} if is_local(model) else {})
+    return quiet | inside
+
+
+def hub_kernels(model: Model, accelerator: Literal["cpu", "cuda"]) -> tuple[HubKernel, ...]:  # noqa: ARG001  twin
+    """Kernels that vLLM takes from the hub when it starts: none, its own wheel has them."""
+    return ()
+
+
+#: Flags that name further models, which may be the hub's.
+FURTHER_MODELS = frozenset({"speculative_config"})
 
 
 @cache

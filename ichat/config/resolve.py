@@ -13,6 +13,7 @@ from ichat.config.api_keys import gather_keys
 from ichat.config.collisions import same_gpus, same_names
 from ichat.config.command_line import CommandLine, peek, read_command_line
 from ichat.config.engine import Engine
+from ichat.config.lingering import WHY_NOT, without_routers
 from ichat.config.merge import Rank
 from ichat.config.names import Path, model_variable, sections, words
 from ichat.config.nearest import nearest
@@ -34,8 +35,9 @@ _ENGINE_VARIABLES = ("ICHAT_VLLM_ARGS", "ICHAT_SGLANG_ARGS")
 
 @dataclass(frozen=True)
 class Resolved:
-    """The settings that hold. ``origins`` names the place of each value that somebody gave, by its dotted path;
-    ``hidden`` are texts that may not be shown wherever they stand (secrets by the names of their variables).
+    """The settings that hold. ``origins`` names the place of each value that somebody gave, by its dotted path
+    (of a default that depends on where we are: why it holds); ``hidden`` are texts that may not be shown wherever they
+    stand (secrets by the names of their variables).
     ``names_models``: the configuration file does, so that nothing stands in for them."""
 
     settings: Settings
@@ -98,6 +100,10 @@ class _Resolver:
         self.models.problems += keys.problems
         self.models.origins |= {f"server.api_keys.{name}": given.place for name, given in keys.givens.items()}
         server = found["server"].model_copy(update={"api_keys": keys.values})
+        given, environ = self.models.origins, self.sources.environ
+        if (timeouts := without_routers(found["timeouts"], found["gateway"], given, environ)) is not None:
+            found["timeouts"] = timeouts
+            self.models.origins["timeouts.linger_s"] = WHY_NOT
         return found | {"server": server, "gateway": without_slashes(found["gateway"])}
 
     def section(self, path: Path) -> Any:

@@ -42,7 +42,9 @@ class Timeouts(Schema):
 
     start_s: PositiveFloat = Field(1800, description="from the start of a worker until it must be ready")
     linger_s: NonNegativeFloat = Field(
-        5, description="after SIGTERM: not ready any more, still serving, until routers have noticed (ICHAT_LAME_DUCK)"
+        5,
+        description="after SIGTERM: not ready any more, still serving, until routers have noticed; unless it is set it "
+        "holds with a gateway and in Kubernetes, and is 0 elsewhere (ICHAT_LAME_DUCK)",
     )
     drain_s: PositiveFloat = Field(
         30, description="after SIGTERM, linger included: requests may finish until then (ICHAT_DRAIN_SECONDS)"

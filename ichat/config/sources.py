@@ -6,7 +6,7 @@ import hashlib
 import os
 import stat
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -118,6 +118,11 @@ _CPU_LISTS = ("GOMP_CPU_AFFINITY", "KMP_AFFINITY", "OMP_PLACES")
 def openmp_cpu_list() -> str:
     """The CPUs that OpenMP is told to keep to at this moment, in the words of whichever library; empty if it is not."""
     return next((value for name in _CPU_LISTS if (value := os.environ.get(name))), "")
+
+
+def process_environment() -> MutableMapping[str, str]:
+    """This process's own, to be read and completed before an engine is imported, which reads it then."""
+    return os.environ
 
 
 def _take_config(

@@ -31,6 +31,7 @@ from ichat.ipc.worker_messages import (
     Control,
     ControlDone,
     StartWorker,
+    WorkerCompiling,
     WorkerFailed,
     WorkerPhase,
     WorkerReady,
@@ -67,6 +68,7 @@ Message = (
     | Pong
     | StartWorker
     | WorkerPhase
+    | WorkerCompiling
     | WorkerReady
     | WorkerSuspect
     | WorkerResting
@@ -114,6 +116,7 @@ __all__ = [
     "State",
     "TellMetrics",
     "Withdraw",
+    "WorkerCompiling",
     "WorkerDrained",
     "WorkerFailed",
     "WorkerFault",

@@ -46,6 +46,13 @@ class WorkerPhase:
 
 
 @dataclass(frozen=True)
+class WorkerCompiling:
+    """Within a phase of the start kernels are being compiled; a WorkerPhase says that this is over."""
+
+    done: int  # compilers that have ended since the start
+
+
+@dataclass(frozen=True)
 class WorkerReady:
     """A token came out. Sent again when an engine under suspicion has answered after all."""
 

@@ -9,8 +9,10 @@ import secrets
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ichat.config.notices import open_port
 from ichat.config.resolve import Resolved
 from ichat.config.schema import Admin, Model, Server, Settings
 from ichat.errors import ExitCode, IchatError
@@ -20,6 +22,7 @@ from ichat.launcher.board import Board
 from ichat.launcher.control import Control
 from ichat.launcher.descriptors import raise_descriptor_limit
 from ichat.launcher.devices import visible_gpus
+from ichat.launcher.driver import check_driver
 from ichat.launcher.fleet import Fleet
 from ichat.launcher.front import FrontProcess
 from ichat.launcher.fronts import Fronts, Together
@@ -67,7 +70,7 @@ class Ports:
 def serve(resolved: Resolved, outside: Outside) -> ExitCode:
     """Serve until told to stop. IchatError: why it could not go on. Nothing is left behind either way."""
     for model in resolved.settings.models:
-        check(model)
+        check(model, outside.environ)
     outside.signals.hold()
     if outside.signals.received:
         return ExitCode.OK  # told to leave before there was anything to leave
@@ -89,10 +92,14 @@ def _listen(stack: contextlib.ExitStack, where: Server | Admin, processes: int =
     return sockets
 
 
-def check(model: Model) -> None:
+def check(model: Model, environ: Mapping[str, str]) -> None:
     """IchatError where this installation or this machine cannot serve the model."""
-    environment.python_of(model)
-    host.check_host(model, environment.accelerator_of(model))
+    host.check_machine(model)
+    python = Path(environment.python_of(model))
+    accelerator = environment.accelerator_of(model)
+    host.check_host(model, accelerator)
+    if accelerator == "cuda":
+        check_driver(model.name, python.parents[1], {**environ, **model.env})
 
 
 def _set_rules(supervisors: Sequence[Supervisor], settings: Settings) -> None:
@@ -162,7 +169,7 @@ class _Launcher:
             settings,
             visible_gpus(self._outside.environ),
         )
-        self._reloader = Reloader(self._fleet, self._fronts, self._outside.load, check)
+        self._reloader = Reloader(self._fleet, self._fronts, self._outside.load, self._check)
         self._reloader.hidden = self._resolved.hidden
         self._reloader.names_models = self._resolved.names_models
         self._reloader.listen(self._ground.take)
@@ -179,6 +186,9 @@ class _Launcher:
             self._registration = registration_for(settings, self._board, port, secrets.token_hex(8))
             self._reloader.listen(self._registration.take)
 
+    def _check(self, model: Model) -> None:
+        check(model, self._outside.environ)
+
     def _start_front(self, number: int, name: str) -> FrontProcess:
         sockets = listeners.of_process(self._ports.public, number, self._settings.front.processes)
         return FrontProcess(self._ground, name, sockets)
@@ -191,6 +201,8 @@ class _Launcher:
         for model in self._settings.models:
             for notice in host.notices(model, environment.accelerator_of(model)):
                 log.warning("%s", notice)
+        for notice in open_port(self._settings.server, self._ports.public[0].getsockname()[1]):
+            log.warning("%s", notice)
         log.info("ichat: listening on %s run_dir=%s", greeting.address, self._run_dir.path)
 
     async def _serve(self) -> ExitCode:

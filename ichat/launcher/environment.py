@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from ichat.backends import engines
+from ichat.backends.caches import compile_cache
 from ichat.config.schema import Model
 from ichat.config.sources import is_handed_down
 from ichat.errors import ConfigError, Problem
@@ -17,6 +18,9 @@ from ichat.launcher.host import must_do_without_workers, sees_nvidia_device
 SYSTEM_LIBRARIES = Path("/usr/lib")
 #: Secrets that only a worker may see: it downloads the model.
 _WORKERS_ONLY = ("HF_TOKEN", "HF_TOKEN_FILE", "HUGGING_FACE_HUB_TOKEN")
+
+#: multiprocessing's resource tracker calls leaked what a killed engine held; worker and launcher free it.
+_QUIET_TRACKER = "ignore:resource_tracker:UserWarning"
 
 
 def accelerator_of(model: Model) -> Literal["cpu", "cuda"]:
@@ -39,6 +43,15 @@ def python_of(model: Model) -> str:
     return str(python)
 
 
+def is_installed(model: Model) -> bool:
+    """Whether there is an environment of its engine."""
+    try:
+        python_of(model)
+    except ConfigError:
+        return False
+    return True
+
+
 def for_front(inherited: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in _plain(inherited).items() if name not in _WORKERS_ONLY}
 
@@ -52,7 +65,9 @@ def for_worker(inherited: Mapping[str, str], model: Model, tmp_dir: str, gpus: S
     """
     accelerator = accelerator_of(model)
     home = Path(sys.prefix).parent / model.backend
-    ours = _compiler(home) if accelerator == "cuda" else {}
+    ours = {"PYTHONWARNINGS": _QUIET_TRACKER} | (_compiler(home) if accelerator == "cuda" else {})
+    if (cache := compile_cache({**inherited, **model.env})) is not None:
+        ours["TORCHINDUCTOR_CACHE_DIR"] = cache
     if accelerator == "cpu":
         # One core is left for the event loops: the threads of OpenMP spin while they wait.
         ours["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) - 1))

@@ -18,6 +18,17 @@ def sees_nvidia_device() -> bool:
     return any(device.exists() for device in _NVIDIA_DEVICES)
 
 
+def check_machine(model: Model) -> None:
+    """ResourceError where the engines' packages do not run at all. The scripted backend runs anywhere."""
+    machine = os.uname().machine
+    if model.backend != "fake" and machine != "x86_64":
+        raise ResourceError(
+            f"{model.name}: this machine is {machine}, and the engines' packages are for x86_64 only. Take an x86_64 "
+            "machine; an image is built and run for it with --platform linux/amd64.",
+            code="E-OS-MACHINE",
+        )
+
+
 def check_host(model: Model, accelerator: Literal["cpu", "cuda"]) -> None:
     """ResourceError, with the way out, where a start would fail for want of a GPU or of shared memory."""
     if accelerator == "cuda" and not sees_nvidia_device():

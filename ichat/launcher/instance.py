@@ -134,12 +134,12 @@ class _WorkerLife(Life):
                 return
             case messages.WorkerFailed():
                 self._failed = message
-            case messages.WorkerPhase():
-                self._phase_began = asyncio.get_running_loop().time()
             case messages.WorkerReady():
                 self.become_ready()
         before = self._instance.status
         status = after(before, message, self._instance.board.clock())
+        if status.since != before.since:
+            self._phase_began = asyncio.get_running_loop().time()
         self._instance.board.post(status)
         self._tell(before, status)
 

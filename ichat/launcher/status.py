@@ -9,6 +9,9 @@ from ichat.config.schema import Model, Timeouts
 from ichat.ipc import messages
 from ichat.ipc.messages import Message, State
 
+#: A phase of its own in the words, within any phase of the start.
+_COMPILING = "compiling kernels"
+
 
 @dataclass(frozen=True)
 class ModelInfo:
@@ -112,8 +115,8 @@ def after(status: Status, message: Message, now: float) -> Status:
     """The status once the worker has said this."""
     changes: dict[str, Any]
     match message:
-        case messages.WorkerPhase(phase=phase) if status.state == "starting":
-            changes = {"detail": phase}
+        case messages.WorkerPhase() | messages.WorkerCompiling() if status.state == "starting":
+            changes = _in_start(status, message, now)
         case messages.WorkerReady(served_names=names) if status.state == "ready":
             return replace(status, served_names=tuple(names))
         case messages.WorkerReady(served_names=names, max_model_len=longest) if status.state == "starting":
@@ -129,7 +132,15 @@ def after(status: Status, message: Message, now: float) -> Status:
             changes = {"state": "failed", "doing": "failed", "detail": words}
         case _:
             return status
-    return replace(status, since=now, **changes)
+    return replace(status, **{"since": now, **changes})
+
+
+def _in_start(status: Status, message: messages.WorkerPhase | messages.WorkerCompiling, now: float) -> dict[str, Any]:
+    if isinstance(message, messages.WorkerPhase):
+        return {"detail": message.phase}
+    # Its seconds are those of the compiling, not of the last kernel.
+    since = status.since if status.detail.startswith(_COMPILING) else now
+    return {"detail": f"{_COMPILING}, {message.done} done", "since": since}
 
 
 _BEST_FIRST: dict[State, int] = {"ready": 0, "starting": 1, "draining": 2, "failed": 3, "stopped": 4}

@@ -7,8 +7,10 @@ import os
 import signal
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable
+from typing import Protocol
 
 import uvloop
 
@@ -22,19 +24,38 @@ from ichat.ipc.channel import Channel
 from ichat.observe.logs import set_up_logs
 from ichat.worker.argv import backend_argv
 from ichat.worker.commands import Commands
+from ichat.worker.compile_phase import CompilePhase
+
+
+class Sends(Protocol):
+    """Where the news go: the channel to the launcher."""
+
+    def send(self, message: messages.Message) -> None: ...
 
 
 class _Report:
     """A backend's news, as messages to the launcher. What has not changed is not sent again."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Sends, clock: Callable[[], float] = time.monotonic) -> None:
         self._channel = channel
         self._shm: list[str] = []
         self._is_resting = False
+        self._phase: messages.Phase | None = None  # of the start; None once it is over
+        self._compiles = CompilePhase(clock)
         self.ready_message: Callable[[], messages.WorkerReady] | None = None
 
     def phase(self, phase: messages.Phase) -> None:
+        self._phase = phase
         self._channel.send(messages.WorkerPhase(phase))
+
+    def compiling(self, running: int, done: int) -> None:
+        if self._phase is None:
+            return  # ready: whoever has a request there waits, and nothing else does
+        match self._compiles.see(running, done):
+            case "compiles":
+                self._channel.send(messages.WorkerCompiling(done))
+            case "is over":
+                self._channel.send(messages.WorkerPhase(self._phase))
 
     def suspect(self, words: str) -> None:
         self._channel.send(messages.WorkerSuspect(words))
@@ -48,7 +69,7 @@ class _Report:
         self._channel.send(messages.WorkerResting(words))
 
     def ready(self) -> None:
-        self._is_resting = False
+        self._is_resting, self._phase = False, None
         if self.ready_message is not None:
             self._channel.send(self.ready_message())
 

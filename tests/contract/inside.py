@@ -50,6 +50,8 @@ class News:
     def stopping(self, in_flight: int) -> None:
         self.heard.append("stopping")
 
+    def compiling(self, running: int, done: int) -> None: ...
+
     def residue(self, shm: list[str]) -> None:
         self.shm |= set(shm)
 

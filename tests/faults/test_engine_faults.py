@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import signal
 import socket
@@ -154,6 +155,33 @@ def test_sigterm_under_load_loses_nothing(
     del launchers[backend]
     launcher.assert_nothing_left()
     launcher.__exit__()
+
+
+@pytest.fixture
+def busy_machine() -> Iterator[None]:
+    """Twice as many busy loops as there are cores."""
+    loops = [subprocess.Popen(["sh", "-c", "while :; do :; done"]) for _ in range(2 * len(os.sched_getaffinity(0)))]
+    yield
+    for loop in loops:
+        loop.kill()
+        loop.wait()
+
+
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
+@pytest.mark.parametrize("backend", ENGINES)
+def test_an_idle_engine_stops_with_0_within_five_seconds_on_a_busy_machine(
+    backend: str, start_method: str, request: pytest.FixtureRequest
+) -> None:
+    """A plain `docker stop` kills after ten seconds."""
+    with RealLauncher(backend, model={"start_method": start_method}) as launcher:
+        launcher.wait_ready()
+        assert launcher.complete()[0] == 200
+        request.getfixturevalue("busy_machine")
+        began = time.monotonic()
+        assert launcher.stop() == 0, launcher.lines()[-3000:]
+        assert time.monotonic() - began < 5
+        launcher.assert_nothing_left()
+        assert "leaked" not in launcher.lines()
 
 
 @pytest.mark.parametrize("backend", ENGINES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -72,6 +73,45 @@ def test_ready_is_never_red_or_green_at_the_wrong_time_while_it_stops() -> None:
             time.sleep(0.005)
         assert 0.5 <= time.monotonic() - stopped < 3
         assert it.process.returncode == 0
+
+
+def test_without_a_router_an_idle_stop_takes_no_time_at_all() -> None:
+    with Launcher() as it:
+        it.wait_ready()
+        began = time.monotonic()
+        assert it.stop() == 0
+        assert time.monotonic() - began < 2
+        it.assert_nothing_left()
+
+
+def test_in_kubernetes_a_stop_lingers_by_default() -> None:
+    with Launcher(env={"KUBERNETES_SERVICE_HOST": "10.0.0.1"}) as it:
+        it.wait_ready()
+        began = time.monotonic()
+        assert it.stop() == 0
+        assert time.monotonic() - began >= 5
+
+
+@pytest.mark.parametrize(
+    ("host", "env", "is_told"),
+    [("0.0.0.0", {}, True), ("127.0.0.1", {}, False), ("0.0.0.0", {"ICHAT_API_KEY": "k"}, False)],
+)
+def test_an_open_port_without_a_key_is_told_once(host: str, env: dict[str, str], is_told: bool) -> None:
+    with Launcher(server={"host": host}, env=env) as it:
+        it.wait_for(lambda: it.probe("/health")[0] == 200, 5)
+        told = [line for line in it.lines().splitlines() if "no API key is set" in line]
+        assert len(told) == is_told
+        assert all(f"whoever reaches port {it.port} can use the models. Set ICHAT_API_KEY" in line for line in told)
+
+
+def test_a_first_start_that_compiles_says_so_with_a_count_and_seconds() -> None:
+    with Launcher(engine_args={"compilers": 3, "load_s": 5}) as it:
+        it.wait_for(lambda: "loading demo: compiling kernels, 2 done" in it.health(), 10)
+        it.wait_for(lambda: re.search(r"compiling kernels, [23] done, [1-9]", it.health()), 5)
+        assert it.get("/readyz")[0] == 503
+        assert "loading demo: compiling kernels, " in it.get("/readyz")[1]
+        it.wait_for(lambda: "loading demo: weights" in it.health(), 10)
+        it.wait_ready()
 
 
 def test_an_interrupt_does_not_linger() -> None:

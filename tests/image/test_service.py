@@ -125,6 +125,15 @@ def test_a_stop_under_load_loses_nothing(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", ENGINES)
+def test_a_plain_docker_stop_of_an_idle_container_ends_with_0_within_five_seconds(backend: str) -> None:
+    with Container(ICHAT_BACKEND=backend) as it:
+        it.wait_ready()
+        code, took_s = it.stop(grace_s=10)
+        assert code == 0
+        assert took_s < 5
+
+
+@pytest.mark.parametrize("backend", ENGINES)
 @pytest.mark.parametrize("after_s", [0.5, 2.5])
 def test_a_stop_while_it_loads_is_quick_and_no_failure(backend: str, after_s: float) -> None:
     with Container(ICHAT_BACKEND=backend) as it:

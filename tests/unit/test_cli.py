@@ -31,7 +31,7 @@ def run(*argv: str, **env: str) -> subprocess.CompletedProcess[str]:
 def test_help_names_every_command(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(argv) == 0
     said = capsys.readouterr().out
-    for command in ("serve", "config", "explain", "health", "status", "version", "help"):
+    for command in ("serve", "config", "explain", "warm", "health", "status", "version", "help"):
         assert f"\n  {command} " in said
 
 

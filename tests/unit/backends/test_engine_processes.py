@@ -209,3 +209,27 @@ def test_a_child_dies_with_its_parent() -> None:
     parent.wait()
     with contextlib.suppress(psutil.NoSuchProcess):
         psutil.Process(child).wait(2)  # raises TimeoutExpired when it lives on
+
+
+async def test_compilers_are_counted_when_they_end(processes, start) -> None:
+    assert processes.compiling() == (0, 0)
+    nvcc, ninja, other = start("/usr/local/cuda/bin/nvcc"), start("ninja"), start("python")
+    processes.scan()
+    assert processes.compiling() == (2, 0), "ninja drives, python does neither"
+    nvcc.kill()
+    ninja.kill()
+    other.kill()
+    nvcc.wait()
+    ninja.wait()
+    processes.scan()
+    assert processes.compiling() == (0, 1)
+
+
+async def test_what_a_compiler_starts_is_not_counted_again(processes) -> None:
+    outer = subprocess.Popen(["g++", "-c", "(exec -a cc1plus sleep 30); true"], executable="/bin/bash", process_group=0)
+    try:
+        await until(lambda: processes.scan() or processes.compiling()[0] == 2, 20)
+    finally:
+        os.killpg(outer.pid, signal.SIGKILL)
+        outer.wait()
+    await until(lambda: processes.scan() or processes.compiling() == (0, 1), 20)

@@ -87,6 +87,8 @@ class News:
     def stopping(self, in_flight: int) -> None:
         self._note("stopping")
 
+    def compiling(self, running: int, done: int) -> None: ...
+
     def residue(self, shm: list[str]) -> None:
         self._note("residue")
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from ichat.backends import sglang_args
-from ichat.backends.vllm_args import CPU_KV_CACHE_BYTES, engine, environment, to_argv
+from ichat.backends.vllm_args import CPU_KV_CACHE_BYTES, engine, to_argv
 from ichat.config.flags import WrongValueError
 from ichat.config.schema import Model, Unified
 
@@ -78,13 +78,6 @@ def test_what_cannot_be_said_is_an_error_and_not_dropped():
 def test_arguments_of_the_other_engine_are_not_said():
     assert to_argv(model(sglang_args={"disable-cuda-graph": True}), accelerator="cuda")[2:] == []
     assert to_argv(model(vllm_args={"enforce-eager": True}), accelerator="cuda")[2:] == ["--enforce-eager"]
-
-
-def test_a_local_model_never_asks_the_hub():
-    assert environment(model(), "cpu")["HF_HUB_OFFLINE"] == "1"
-    assert "HF_HUB_OFFLINE" not in environment(model(model_path="org/m"), "cpu")
-    assert "HF_HUB_OFFLINE" not in environment(model(tokenizer_path="org/m"), "cpu")
-    assert "HF_HUB_OFFLINE" not in environment(model(lora_paths=("a=org/lora",)), "cpu")
 
 
 def test_a_model_survives_its_way_to_the_worker():

@@ -49,6 +49,19 @@ def test_words_of_a_load_count_the_seconds_of_the_phase(board: Board, clock: Clo
     assert board.health() == (False, "loading demo: weights, 12 s")
 
 
+def test_compiling_is_a_phase_with_a_count_and_the_seconds_since_its_first_kernel(board: Board, clock: Clock) -> None:
+    say(board, messages.WorkerPhase("weights"), messages.WorkerCompiling(0))
+    clock.now += 30
+    say(board, messages.WorkerCompiling(12))
+    clock.now += 4
+    assert board.health() == (False, "loading demo: compiling kernels, 12 done, 34 s")
+    assert board.routes().models[0].words == "compiling kernels, 12 done"
+    say(board, messages.WorkerPhase("weights"))
+    assert board.health() == (False, "loading demo: weights, 0 s")
+    say(board, READY, messages.WorkerCompiling(13))
+    assert board.health() == (True, "ready: demo")
+
+
 def test_ready_names_the_model_and_routes_to_its_instance(board: Board) -> None:
     say(board, READY)
     assert board.health() == (True, "ready: demo")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -28,6 +29,17 @@ def test_without_a_gpu_it_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch, t
     assert len(found.value.line()) < 300
     (tmp_path / "nvidiactl").touch()
     host.check_host(ONE, "cuda")
+
+
+def test_a_machine_that_the_engines_are_not_built_for_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    host.check_machine(ONE)
+    there = SimpleNamespace(machine="aarch64")
+    monkeypatch.setattr(host.os, "uname", lambda: there)
+    with pytest.raises(ResourceError, match=r"this machine is aarch64, .* x86_64 only") as found:
+        host.check_machine(ONE)
+    assert found.value.exit_code == ExitCode.RESOURCE
+    assert len(found.value.line()) < 300
+    host.check_machine(ONE.model_copy(update={"backend": "fake"}))
 
 
 def test_several_ranks_of_vllm_need_shared_memory(small: None) -> None:

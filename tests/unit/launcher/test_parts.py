@@ -159,6 +159,14 @@ def test_sglang_on_a_cpu_gets_a_quicker_allocator_and_nobody_else_does(
     assert not any("LD_PRELOAD" in env for env in (*others, environment.for_front({})))
 
 
+def test_what_ichat_frees_is_not_called_leaked_and_other_warnings_are_kept() -> None:
+    say = "import warnings; warnings.warn('resource_tracker: leaked'); warnings.warn('other')"
+    env = environment.for_worker({}, MODEL, "/t")
+    told = subprocess.run([sys.executable, "-c", say], env=env, capture_output=True, text=True, check=True).stderr
+    assert "leaked" not in told
+    assert "other" in told
+
+
 def test_the_users_number_of_threads_wins() -> None:
     assert environment.for_worker({"OMP_NUM_THREADS": "7"}, MODEL, "/t")["OMP_NUM_THREADS"] == "7"
 
