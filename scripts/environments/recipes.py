@@ -35,7 +35,7 @@ class Recipe:
     def stamp(self) -> str:
         """Changes with everything that the finished environment depends on."""
         digest = hashlib.sha256(f"{sys.version} {Path(sys.executable).resolve()}\n{self.path_file()}".encode())
-        makers = (Path(__file__).with_name(f"{module}.py") for module in ("recipes", "building", "uv"))
+        makers = (Path(__file__).with_name(f"{module}.py") for module in ("recipes", "building", "uv", "driver_stub"))
         for source in (*self.locks, *makers):
             digest.update(source.read_bytes())
         return f"{digest.hexdigest()} {' '.join(lock.name for lock in self.locks)}\n"
