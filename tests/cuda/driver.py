@@ -1,7 +1,7 @@
 """A driver without a device, for machines that have none: enough to load what is linked against libcuda.so.1.
 
 Some modules of the engines need `libcuda.so.1` to be loaded at all. Every function answers CUDA_ERROR_STUB_LIBRARY, but
-for one. The functions are those of the `cuda.h` that is installed: a package that needs a newer driver does not load.
+for a few. The functions are those of the `cuda.h` that is installed: a package that needs a newer driver does not load.
 """
 
 import subprocess
@@ -10,8 +10,12 @@ from pathlib import Path
 from driver_stub import SONAME, STUB_LIBRARY, driver_functions
 
 HERE = Path(__file__).parent
-# torch asks whether another made a context already, and ends the process if there is no answer.
-ANSWERED = {"cuDevicePrimaryCtxGetState": "(int device, unsigned *flags, int *active) { *flags = *active = 0; return 0; }"}
+# Those whose answer is used before anybody looks for an error: torch ends the process, Triton reads through the pointer.
+ANSWERED = {
+    "cuDevicePrimaryCtxGetState": "(int device, unsigned *flags, int *active) { *flags = *active = 0; return 0; }",
+    "cuGetErrorString": '(int error, const char **words) { *words = "no device"; return 0; }',
+    "cuGetErrorName": '(int error, const char **words) { *words = "CUDA_ERROR_STUB_LIBRARY"; return 0; }',
+}
 #: Preloaded into a process that shall believe in a GPU: see `inside/runtime.c`.
 RUNTIME = "libfake_runtime.so"
 

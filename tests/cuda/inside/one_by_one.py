@@ -7,12 +7,14 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+_ANSWERS = 99  # a descriptor that nobody else takes
+
 
 def request() -> dict[str, Any]:
     """What the test asks for. What the engines print to standard output from now on goes to standard error."""
     asked: dict[str, Any] = json.load(sys.stdin)
     sys.stdout.flush()
-    os.dup2(os.dup(1), 9)
+    os.dup2(1, _ANSWERS)
     os.dup2(2, 1)
     return asked
 
@@ -25,11 +27,15 @@ def serve(function: Callable[[list[str]], dict[str, object]], cases: dict[str, l
             os._exit(0)
         os.close(writer)
         with os.fdopen(reader, "rb") as answers:
-            answer = json.loads(answers.read() or b"null")
+            told = json.loads(answers.read() or b"null")
         _, status = os.waitpid(pid, 0)
-        answer = answer or {"error": f"the process ended with status {status}"}
-        os.write(9, json.dumps({"case": name, **answer}).encode() + b"\n")
+        told = told or {"error": f"the process ended with status {status}"}
+        answer({"case": name, **told})
     return 0
+
+
+def answer(told: dict[str, object]) -> None:
+    os.write(_ANSWERS, json.dumps(told, default=str).encode() + b"\n")
 
 
 def _answer(function: Callable[[list[str]], dict[str, object]], argv: list[str]) -> dict[str, object]:
