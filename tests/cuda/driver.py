@@ -22,7 +22,7 @@ RUNTIME = "libfake_runtime.so"
 
 def build_driver(header: Path, into: Path) -> None:
     """Make both libraries in the directory, which then belongs on LD_LIBRARY_PATH. Needs gcc."""
-    answers = {name: f"(void) {{ return {STUB_LIBRARY}; }}" for name in driver_functions(header.read_text())} | ANSWERED
+    answers = dict.fromkeys(driver_functions(header.read_text()), f"(void) {{ return {STUB_LIBRARY}; }}") | ANSWERED
     source = "\n".join(f"int {name}{answer}" for name, answer in answers.items())
     into.mkdir(parents=True, exist_ok=True)
     shared = ["gcc", "-shared", "-fPIC"]

@@ -5,24 +5,14 @@ from typing import Any
 
 import pytest
 
-from ichat.backends.engines import ARGS, load_engines
-from ichat.config.resolve import resolve
-from ichat.config.sources import Sources
 from tests.cuda.environments import ENGINES, Card, run_inside
 from tests.cuda.inside.fake_gpu import CARDS
+from tests.cuda.record import argv_of
 from tests.cuda.well_known import WELL_KNOWN, Model
 
 pytestmark = pytest.mark.cuda
 
 Walked = dict[tuple[str, Card, str], dict[str, Any]]
-
-
-def argv_of(engine: str, model: Model) -> list[str]:
-    """The command line that ichat gives the engine."""
-    command = ["--backend", engine, "--model-path", str(model.path), "--served-model-name", model.name]
-    resolved = resolve(Sources.read(command, {"ICHAT_DEFAULTS__ACCELERATOR": "cuda"}), load_engines())
-    (settings,) = resolved.settings.models.values()
-    return ARGS[engine].to_argv(settings, accelerator="cuda")
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +30,7 @@ def walked(facts: dict[str, Any]) -> Walked:
 
 def _walk(engine: str, card: Card) -> list[dict[str, Any]]:
     asked = {"card": card, "models": {model.name: argv_of(engine, model) for model in WELL_KNOWN}}
-    ran = run_inside(engine, "-m", f"tests.cuda.inside.walk_{engine}", card=card, asked=asked, timeout_s=900)
+    ran = run_inside(engine, "-m", f"tests.cuda.inside.walk_{engine}", card=card, asked=asked, timeout_s=1800)
     assert ran.code == 0, ran.words[-4000:]
     return ran.lines()
 

@@ -20,6 +20,6 @@ def _named(method: Any) -> str:
     kernels = [
         f"{name}={getattr(value, 'name', None) or type(value).__name__}"
         for name, value in sorted(vars(method).items())
-        if value is not None and not isinstance(value, bool) and (name.endswith("backend") or name.endswith("kernel"))
+        if value is not None and not isinstance(value, bool) and name.endswith(("backend", "kernel"))
     ]
     return " ".join([type(method).__name__, *kernels])

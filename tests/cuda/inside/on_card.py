@@ -12,7 +12,7 @@ from torch.utils._device import _device_constructors
 class OnCard(TorchFunctionMode):
     """`with torch.device("cuda")` for fake tensors: what C++ makes of a number would be a real tensor."""
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         kwargs = dict(kwargs or {})
         if func is torch.Tensor.__setitem__ and isinstance(args[2], int | float | bool):
             args[0][args[1]].fill_(args[2])

@@ -41,5 +41,5 @@ def answer(told: dict[str, object]) -> None:
 def _answer(function: Callable[[list[str]], dict[str, object]], argv: list[str]) -> dict[str, object]:
     try:
         return function(argv)
-    except BaseException:
+    except BaseException:  # noqa: BLE001  any failure is an answer
         return {"error": traceback.format_exc()[-6000:]}

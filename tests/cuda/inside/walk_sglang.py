@@ -33,7 +33,7 @@ def walk(argv: list[str]) -> dict[str, object]:
     }
 
 
-def build(arguments, config):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def build(arguments, config):  # type: ignore[no-untyped-def]
     """What its scheduler does before it loads weights; the process groups are those of a CPU."""
     from sglang.srt.configs.load_config import LoadConfig
     from sglang.srt.distributed import bootstrap, parallel_state

@@ -32,7 +32,7 @@ def walk(argv: list[str]) -> dict[str, object]:
     }
 
 
-def build(config):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def build(config):  # type: ignore[no-untyped-def]
     from vllm.config import set_current_vllm_config
     from vllm.distributed import parallel_state
     from vllm.model_executor.model_loader.utils import initialize_model

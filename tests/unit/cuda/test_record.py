@@ -24,12 +24,16 @@ def test_the_record_tells_what_passed() -> None:
 
 
 @pytest.mark.parametrize("pattern", record.BOUND_TO)
-def test_a_change_of_anything_it_depends_on_is_noticed(pattern: str) -> None:
-    now = record.hashes()
-    assert record.misfits({"bound_to": now}) == []
-    assert record.misfits({"bound_to": now | {pattern: "another"}}) == [pattern]
+def test_what_the_record_depends_on_is_there(pattern: str) -> None:
     assert list(record.ROOT.glob(pattern))
 
 
+def test_a_change_of_anything_it_depends_on_is_noticed() -> None:
+    now = record.hashes()
+    assert record.misfits({"bound_to": now}) == []
+    for what in (record.COMMAND_LINES, *record.BOUND_TO):
+        assert record.misfits({"bound_to": now | {what: "another"}}) == [what]
+
+
 def test_without_a_record_all_is_to_be_checked() -> None:
-    assert record.misfits({}) == list(record.BOUND_TO)
+    assert record.misfits({}) == [record.COMMAND_LINES, *record.BOUND_TO]
