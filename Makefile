@@ -1,6 +1,6 @@
 # `make run` serves the embedded demo model, `make test` runs every test there is; each first sets up what it needs.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check fmt lint type bench image image-size cuda-check sbom flags locks bump clean
+.PHONY: help setup run test check cuda-check fmt lint type bench image image-size sbom flags locks bump clean
 MAKEFLAGS += --no-print-directory
 
 BACKEND ?= vllm
