@@ -1,6 +1,6 @@
 # `make run` serves the embedded demo model, `make test` runs every test there is; each first sets up what it needs.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check fmt lint type bench gpu-proof image image-size sbom provenance audit flags locks bump clean
+.PHONY: help setup run test check cuda-check fmt lint type bench gpu-proof image image-size sbom provenance audit flags locks bump clean
 MAKEFLAGS += --no-print-directory
 
 BACKEND ?= vllm
@@ -41,6 +41,10 @@ check: ## Lint, types, layers, unit tests and the contract on the fake engine: a
 	@scripts/setup --quiet dev
 	@$(MAKE) lint type
 	@$(IN_DEV)/python -m pytest -m "not engine and not volume" $(wildcard tests/unit tests/contract)
+
+cuda-check: ## Check the CUDA environments of the image without a GPU, and write the record that CI trusts
+	@scripts/setup --quiet ichat vllm sglang dev
+	@ICHAT_TEST_FULL=1 $(IN_DEV)/python -m pytest tests/cuda $(ARGS)
 
 fmt: ## Format the code and mend what the linter can mend
 	@scripts/setup --quiet dev

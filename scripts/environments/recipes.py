@@ -39,7 +39,7 @@ class Recipe:
     def stamp(self) -> str:
         """Changes with everything that the finished environment depends on."""
         digest = hashlib.sha256(f"{sys.version} {Path(sys.executable).resolve()}\n{self.path_file()}".encode())
-        modules = ("recipes", "versions", "building", "uv", "extras")
+        modules = ("recipes", "versions", "building", "uv", "extras", "driver_stub")
         makers = (Path(__file__).with_name(f"{module}.py") for module in modules)
         for source in (*self.locks, *makers):
             digest.update(source.read_bytes())

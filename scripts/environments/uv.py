@@ -2,6 +2,7 @@
 
 import ast
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -11,11 +12,10 @@ from pathlib import Path
 
 from building import Say, SetupError, UnavailableError, only_one
 from driver import stub_driver
+from driver_stub import driver_functions, stub_library
 from versions import LOCKS, ROOT
 
 TOOLS = ROOT / ".tools"
-#: Where Debian, Ubuntu and the NVIDIA Container Toolkit put it; only there on a machine with a GPU.
-DRIVER_LIBRARY = "/usr/lib/x86_64-linux-gnu/libcuda.so.1"
 # The lines of uv that tell a waiting person what it waits for: downloads of 10 MiB and more.
 BIG_DOWNLOAD = re.compile(r"\s*(Downloading \S+ \((?:\d{2,}\.\d+MiB|[\d.]+GiB)\))")
 _PYTHON_IS_ELSEWHERE = (
@@ -44,10 +44,11 @@ def complete_cuda(site_packages: Path) -> None:
         for tool in site_packages.glob("triton/backends/nvidia/bin/cuobjdump"):
             if not (name := cuda / "bin" / "cuobjdump").exists():
                 name.hardlink_to(tool)
-        # The driver's library comes with the driver, which has no name without a version either.
-        (cuda / "lib" / "stubs").mkdir(exist_ok=True)
-        if not (stub := cuda / "lib" / "stubs" / "libcuda.so").is_symlink():
-            stub.symlink_to(DRIVER_LIBRARY)
+        # The driver's library comes with the driver, wherever that is; without the header nothing is compiled.
+        if (header := cuda / "include" / "cuda.h").exists():
+            (cuda / "lib" / "stubs").mkdir(exist_ok=True)
+            stub = stub_library(driver_functions(header.read_text()), platform.machine())
+            (cuda / "lib" / "stubs" / "libcuda.so").write_bytes(stub)
 
 
 class Uv:

@@ -246,3 +246,16 @@ def test_a_linker_finds_the_cuda_that_came_as_packages(tmp_path: Path) -> None:
     complete_cuda(tmp_path)
     complete_cuda(tmp_path)
     assert (tmp_path / "nvidia" / "cu13" / "lib64" / "libcudart.so").resolve() == libraries / "libcudart.so.13"
+
+
+def test_a_linker_finds_a_driver_that_is_not_there(tmp_path: Path) -> None:
+    cuda = tmp_path / "nvidia" / "cu13"
+    stub = cuda / "lib64" / "stubs" / "libcuda.so"
+    (cuda / "include").mkdir(parents=True)
+    (cuda / "include" / "cuda.h").write_text("CUresult CUDAAPI cuInit(unsigned int Flags);")
+    (cuda / "lib" / "stubs").mkdir(parents=True)
+    (cuda / "lib" / "stubs" / "libcuda.so").write_bytes(b"of another version")
+    complete_cuda(tmp_path)
+    assert not stub.is_symlink()
+    assert b"cuInit" in stub.read_bytes()
+    assert b"libcuda.so.1" in stub.read_bytes()
