@@ -20,7 +20,7 @@ from ichat.backends.engines import load_engines
 from ichat.config.kinds import HIDDEN_CHOICES, is_section, kinds
 from ichat.config.names import COMPOUND, sections, variables, words
 from ichat.config.schema import ModelSettings, Unified
-from ichat.config.sources import FOREIGN, SECRETS
+from ichat.config.sources import FOREIGN, SECRETS, UNTESTED_ENGINE
 from ichat.config.variables import OTHER
 
 ROOT = Path(__file__).parents[2]
@@ -65,11 +65,18 @@ _LIST_HEAD = """\
 #: docker-compose 1.29 takes a listed variable away from the container when the shell lacks it.
 _SET_BY_THE_IMAGE = ("ICHAT_DEFAULTS__ACCELERATOR", "ICHAT_DEFAULTS__BACKEND")
 #: No settings of ichat's: libraries of the engines read them.
-_READ_BY_LIBRARIES = ("HF_ENDPOINT",)
+_READ_BY_LIBRARIES = ("HF_ENDPOINT", "HF_HUB_OFFLINE")
 
 
 def variable_list() -> str:
-    names = {*variables(), *OTHER, *FOREIGN, *(f"{name}_FILE" for name in SECRETS), *_READ_BY_LIBRARIES}
+    names = {
+        *variables(),
+        *OTHER,
+        UNTESTED_ENGINE,
+        *FOREIGN,
+        *(f"{name}_FILE" for name in SECRETS),
+        *_READ_BY_LIBRARIES,
+    }
     return _LIST_HEAD + "".join(f"{name}\n" for name in sorted(names - {*_SET_BY_THE_IMAGE}))
 
 

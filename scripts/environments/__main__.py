@@ -44,11 +44,13 @@ def _set_up(arguments: argparse.Namespace) -> None:
         extras = wanted_extras(arguments.extras, arguments.accelerator)
     except ValueError as error:
         raise SetupError(str(error)) from error
-    if extras and (further := [f"{engine} {version}" for engine, version in versions.items() if version and version != pinned_version(engine)]):
-        raise SetupError(f'EXTRAS="{arguments.extras}": they are locked for the pinned engines, not for {further[0]}. Leave out one or the other.')
+    for engine, version in versions.items():
+        if extras and version and version != pinned_version(engine):
+            what = f'EXTRAS="{arguments.extras}": they are locked for the pinned engines, not for {engine} {version}.'
+            raise SetupError(f"{what} Leave out one or the other.")
     if arguments.check:
         return
-    wanted = {name: recipes_for(name, arguments.accelerator, extras, versions.get(name) or None) for name in names}
+    wanted = {name: recipes_for(name, arguments.accelerator, versions.get(name) or None, extras) for name in names}
     site = Site(arguments.into, arguments.final)
     if not set_up(site, wanted, Uv(say), say) and not arguments.quiet:
         say(f"{', '.join(names)}: up to date")

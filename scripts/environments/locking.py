@@ -89,8 +89,8 @@ LOCK_FILES = (
 def _locks_of(further: Further) -> Iterator[Lock]:
     engine, kind = further.engine, further.kind
     if kind == CUDA:
-        sources, leave_out = (f"requirements/{engine}-cuda.in",), ("cutlass",)
-        yield Lock(further.lock().stem, sources, leave_out, EVERY_PYTHON, further.pins, f"{engine}-cuda")
+        sources = (f"requirements/{engine}-cuda.in",)
+        yield Lock(further.lock().stem, sources, ("cutlass",), EVERY_PYTHON, further.pins, f"{engine}-cuda")
         return
     source = f"{engine}-{kind}"
     options = (*EVERY_PYTHON, "--no-emit-package", "torch")

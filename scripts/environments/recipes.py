@@ -55,7 +55,7 @@ def extra_lock(engine: str, extra: str) -> Path:
 
 
 def recipes_for(
-    name: str, accelerator: str, extras: tuple[str, ...] = (), version: str | None = None
+    name: str, accelerator: str, version: str | None = None, extras: tuple[str, ...] = ()
 ) -> tuple[Recipe, ...]:
     """The ways to make the environment, best first. The next is for when torch's build for the CPU cannot be had.
 

@@ -58,12 +58,14 @@ def test_two_extras_never_want_two_versions_of_a_package(engine: str) -> None:
 
 def test_what_an_engine_brings_along_is_in_its_lock() -> None:
     assert "sgl-deep-ep" in locked_in(LOCKS / "sglang-cuda.txt")
-    assert recipes_for("sglang", "cuda", ("deep-ep",))[0].locks == (LOCKS / "sglang-cuda.txt",)
-    assert recipes_for("vllm", "cuda", ("deep-ep",))[0].locks[1:] == (extra_lock("vllm", "deep-ep"),)
+    assert recipes_for("sglang", "cuda", extras=("deep-ep",))[0].locks == (LOCKS / "sglang-cuda.txt",)
+    assert recipes_for("vllm", "cuda", extras=("deep-ep",))[0].locks[1:] == (extra_lock("vllm", "deep-ep"),)
 
 
 def test_an_environment_with_other_extras_is_another_one() -> None:
-    stamps = {recipes_for("sglang", "cuda", extras)[0].stamp() for extras in ((), ("deep-ep",), ("nixl", "deep-ep"))}
+    stamps = {
+        recipes_for("sglang", "cuda", extras=extras)[0].stamp() for extras in ((), ("deep-ep",), ("nixl", "deep-ep"))
+    }
     assert len(stamps) == 3
 
 
