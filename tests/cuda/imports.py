@@ -2,8 +2,8 @@
 
 Derived from the engines' sources: each `import`, `find_spec`, `import_module` and `_has_module` of another package, less
 what is for other hardware (`aiter`, `flydsl`, `sgl_kernel_npu` …), for tests and benchmarks, for the extras of the image
-(`nixl`, `mooncake`, `lmcache`) and what the locks do not bring (SGLang's `cv2`, `av`, `decord`, `fastsafetensors`). An
-engine often takes a failed import for "not installed" and serves on, slower or not at all: so each is imported for itself
+(`nixl`, `mooncake`, `lmcache`) and what the locks do not bring (SGLang's `cv2`, `av`, `decord`, `fastsafetensors`, `nvtx`).
+An engine often takes a failed import for "not installed" and serves on, slower or not at all: so each is imported for itself
 here, in a process of its own.
 """
 
@@ -76,7 +76,6 @@ VLLM = (
     Import("outlines_core", "v1/structured_output/backend_outlines.py", "structured answers"),
     Import("lmformatenforcer", "v1/structured_output/backend_lm_format_enforcer.py", "structured answers"),
     Import("compressed_tensors", "model_executor/layers/quantization/compressed_tensors/utils.py", "quantised weights"),
-    Import("bitsandbytes", "model_executor/layers/quantization/bitsandbytes.py", "quantised weights"),
     Import("torchvision", "transformers_utils/processors/internvl.py", "images"),
     Import("torchaudio", "multimodal/audio.py", "audio"),
     Import("torchcodec.decoders", "multimodal/media/audio.py", "audio and video; loads FFmpeg"),
@@ -144,7 +143,6 @@ SGLANG = (
     Import("opentelemetry.exporter.otlp.proto.grpc.trace_exporter", "srt/observability/trace.py", "traces"),
     Import("mistral_common", "srt/entrypoints/openai/serving_chat.py", "Mistral's own tokenizer"),
     Import("openai_harmony", "srt/entrypoints/harmony_utils.py", "gpt-oss's answers"),
-    Import("nvtx", "srt/utils/nvtx_utils.py", "marks for a profiler"),
 )
 
 IMPORTS = {"vllm": VLLM, "sglang": SGLANG}
