@@ -50,7 +50,7 @@ def search(
     ``keys`` are those that a search has to find beside the model, with how their values begin where they matter;
     ``fewer_keys`` are those where nothing is generated, and in a form.
     """
-    kind = "none" if request.route is None or request.method == b"OPTIONS" else request.route.body
+    kind = "none" if request.route is None else request.route.body
     if kind == "form":
         return FormSearch(request.body, _boundary(b"".join(request.values(b"content-type"))), fewer_keys)
     if kind == "none":

@@ -38,6 +38,7 @@ class Placement(abc.ABC):
         "_tried",
         "_waits_since",
         "_was_held",
+        "_was_refused",
         "_was_sent",
         "_worker",
         "started_at",
@@ -48,7 +49,8 @@ class Placement(abc.ABC):
         self._model: Model | None = None
         self._worker: Worker | None = None
         self._tried: tuple[Worker, ...] = ()
-        self._was_sent = False  # to any worker, whatever became of it
+        self._was_sent = False  # a worker has read it, or may have
+        self._was_refused = False  # a connection ended before the worker had read it
         self._was_held = False  # once no worker could be reached, so it waited for one
         self._waits_since = 0.0  # 0: it does not wait
         self._names: list[str] = []  # of the model, when the wait began
@@ -154,7 +156,7 @@ class Placement(abc.ABC):
         other = self._pick(self._tried)
         if other is None:
             return False
-        # Neither makes a storm: nothing was sent, or it is the single request that tries out a resting worker.
+        # Neither makes a storm: no worker has read it, or it is the single request that tries out a resting worker.
         is_free = not self._was_sent or (worker.probe is self._request and not other.failures)
         if not self._traffic.spend_retry(model.name, is_free=is_free):
             return False

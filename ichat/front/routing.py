@@ -37,6 +37,10 @@ class RoutingTable:
         "was_ready",
     )
 
+    @property
+    def retry_after_s(self) -> int:
+        return self._timeouts.retry_after_s
+
     def __init__(self, timeouts: Timeouts, report: Callable[[messages.Message], None], processes: int = 1) -> None:
         self._timeouts, self._report, self.processes = timeouts, report, processes
         self._workers: dict[_Key, Worker] = {}

@@ -181,8 +181,11 @@ class Front:
         while True:
             await asyncio.sleep(self._timeouts.sweep_every_s)
             now = time.monotonic()
-            for client in [client for client in self._reception.clients if client.deadline <= now]:
+            clients = self._reception.clients
+            for client in [client for client in clients if client.deadline <= now]:
                 client.expire()
+            for client in [client for client in clients if client.is_deaf]:
+                client.look_for_leaving()
             self._table.dismiss()
             self._tell_load()
             self._traffic.refill_retries()
