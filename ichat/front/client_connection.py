@@ -194,7 +194,7 @@ class ClientConnection(asyncio.Protocol):
             self._close()
         elif self._is_slow:
             return  # the state and the deadline stay: `resume_writing` goes on
-        elif self._has_more or self._failure is not None:
+        elif self._has_more or self._failure is not None or not self._reader.is_between_requests:
             # Requests sent ahead. The state stays, so that bytes that arrive now wait for their turn.
             asyncio.get_running_loop().call_soon(self._go_on)
         else:
@@ -278,7 +278,8 @@ class ClientConnection(asyncio.Protocol):
             if self._is_paused and self._transport is not None:
                 self._is_paused = False
                 self._transport.resume_reading()
-            self._failure = self._reader.feed(early)
+            if early:
+                self._failure = self._reader.feed(early)
         self._proceed()
 
     def _proceed(self) -> None:

@@ -58,6 +58,7 @@ class Front:
         self._keyring = Keyring(start.api_keys)
         limits = cast("Limits", self._live_limits)
         self._reception = Reception(limits, timeouts, self._keyring, self._table, self._traffic)
+        self._reception.origins.replace(start.cors_origins)
         self._reception.connection_limit = _affordable(limits.connections, start.processes)
         self._reception.metrics = MetricsDesk(
             self._render, self._ready_workers, timeouts, channel.send, start.number, start.processes
@@ -150,6 +151,7 @@ class Front:
         self._live_timeouts.replace(message.timeouts)
         self._reception.bodies.configure()
         self._keyring.replace(message.api_keys)
+        self._reception.origins.replace(message.cors_origins)
         self._reception.known.forget()
         self._reception.connection_limit = _affordable(self._live_limits.connections, self._processes)
         if self._certificate is not None:
