@@ -67,6 +67,9 @@ WORKER_LOST = Failure(
     "The worker that served this request ended before the answer was complete. Send it again, unless this happens each"
     " time: then the request itself may be what ends it.",
 )
+INTERNAL_ERROR = Failure(
+    500, "internal_error", "ichat could not read this request, which is a bug of ichat. Its log says more."
+)
 ABORTED = Failure(
     503, "aborted", "The engine was told to abort this request before it had begun. Send it again.", retry_after_s=1
 )

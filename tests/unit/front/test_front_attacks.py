@@ -403,3 +403,52 @@ async def test_a_preflight_takes_no_place_of_a_request(worker: ScriptedWorker) -
         await unknown.send(request("OPTIONS", "/v1/nothing", None))
         assert (await unknown.response()).status == 404
         unknown.close()
+
+
+# ---- what the body says -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("padding", [10, 1_200_000])
+async def test_a_bug_in_reading_a_request_ends_it(
+    front: FrontUnderTest, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch, padding: int
+) -> None:
+    def broken(*_: object) -> None:
+        raise LookupError("nobody thought of this")
+
+    monkeypatch.setattr("ichat.front.inquiry._judged", broken)
+    body = b'{"model": "other", "x": "' + b"x" * padding + b'"}'
+    client = await front.connect()
+    for _ in range(2):
+        await client.send(request(body=body))
+        response = await asyncio.wait_for(client.response(), 3)
+        assert (response.status, response.code) == (500, "internal_error")
+        assert "nobody thought" not in response.body.decode()
+    assert front.front._traffic.in_flight == 0
+    client.close()
+
+
+@pytest.mark.parametrize("first", [b'"demo"', b"null"])
+async def test_a_long_body_with_two_models_is_refused(
+    front: FrontUnderTest, worker: ScriptedWorker, first: bytes
+) -> None:
+    """The engine would take the last one, and so do we in a short body."""
+    body = b'{"model": ' + first + b', "x": "' + b"x" * 1_200_000 + b'", "model": "other"}'
+    response = await front.ask(request(body=body))
+    assert (response.status, response.code) == (400, "invalid_body")
+    assert "model: stands twice" in response.json()["error"]["message"]
+    assert worker.seen == []
+
+
+async def test_a_form_with_two_models_is_refused(front: FrontUnderTest, worker: ScriptedWorker) -> None:
+    part = b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\n%b\r\n'
+    body = part % b"demo" + part % b"other" + b"--b--\r\n"
+    kind = "Content-Type: multipart/form-data; boundary=b\r\n"
+    response = await front.ask(request(target="/v1/audio/transcriptions", body=body, headers=kind))
+    assert (response.status, response.code) == (400, "invalid_body")
+    assert worker.seen == []
+
+
+@pytest.mark.parametrize("name", [b'""', b"null"])
+async def test_an_empty_model_counts_as_none(front: FrontUnderTest, worker: ScriptedWorker, name: bytes) -> None:
+    assert (await front.ask(request(body=b'{"model": ' + name + b"}"))).status == 200
+    assert len(worker.seen) == 1
