@@ -23,10 +23,10 @@ from ichat.launcher.health import Probes
 from ichat.launcher.memory_limit import MemoryLimit
 from ichat.launcher.output import Output
 from ichat.launcher.probe import ask_health, ask_status, probe_socket, table
-from ichat.launcher.process_table import Process, descendants_of, read, read_all, read_below, remains_of
 from ichat.launcher.signals import StopSignals
 from ichat.launcher.status import ModelInfo, Status
 from ichat.observe.logs import LineWriter
+from ichat.system.process_table import Process, descendants_of, read, read_all, read_below, remains_of
 
 # ---- process table --------------------------------------------------------------------------------------------
 
