@@ -152,6 +152,7 @@ RESERVED = {
     "--headless": "follows from node_rank",
     "--host": _SOCKET,
     "--port": _SOCKET,
+    "--root-path": "the engine is asked at the root; let the proxy that adds a prefix remove it",
     "--shutdown-timeout": "how ichat stops is set by timeouts.drain_s",
     "--ssl-ca-certs": _TLS,
     "--ssl-cert-reqs": _TLS,

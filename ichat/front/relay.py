@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 #: Said by an engine of itself, without inner details: this model cannot do that.
 _NOT_IMPLEMENTED = 501
 _FAILED, _BUSY = 500, 503
+#: The words of both engines' web framework for a path, or a method on it, that is not there.
+_LACKS = (b'{"detail":"Not Found"}', b'{"detail":"Method Not Allowed"}')
 #: How a stream begins, chunked or not, that has an end and nothing before it.
 _NOTHING_SAID = re.compile(rb"(?:[0-9a-f]+\r\n)?data: \[DONE\]")
 #: All that is passed on of an engine's own failure.
@@ -84,7 +86,7 @@ class Relay(Placement):
         worker = self._worker
         assert worker is not None
         self._connection = None
-        if head.status >= 400 and self._is_refused(head):
+        if head.status >= 400 and self._is_refused(head, body):
             return
         if head.is_event_stream and _NOTHING_SAID.match(body):
             self._unanswered()
@@ -157,12 +159,21 @@ class Relay(Placement):
             self._traffic.lose(self._model_name)
             self._fail(WORKER_LOST)
 
-    def _is_refused(self, head: ResponseHead) -> bool:
+    def _is_lacking(self, body: bytes) -> bool:
+        """The engine, or this model on it, has no such route, and says so in its framework's shape."""
+        if body not in _LACKS:
+            return False
+        path = self._request.path.decode("latin-1")
+        words = f"{path}: the engine does not offer this for model '{self._model_name}'. See docs/front.md."
+        self._refuse(Failure(404, "not_found", words))
+        return True
+
+    def _is_refused(self, head: ResponseHead, body: bytes = b"") -> bool:
         """True: this answer is not for the client, who has been given, or will be given, another one."""
         worker = self._worker
         assert worker is not None
         if head.status < 500 or head.status == _NOT_IMPLEMENTED:
-            return self._is_for_another(head)
+            return self._is_for_another(head) or self._is_lacking(body)
         name = worker.instance.name
         self._abandon()
         if head.status == _BUSY:  # its own queue is full: no fault of it, and another one may have room

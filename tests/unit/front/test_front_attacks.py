@@ -452,3 +452,41 @@ async def test_a_form_with_two_models_is_refused(front: FrontUnderTest, worker: 
 async def test_an_empty_model_counts_as_none(front: FrontUnderTest, worker: ScriptedWorker, name: bytes) -> None:
     assert (await front.ask(request(body=b'{"model": ' + name + b"}"))).status == 200
     assert len(worker.seen) == 1
+
+
+# ---- what an engine or a model lacks, and a server that is not ready yet ----------------------------------------
+
+
+@pytest.mark.parametrize(("status", "detail"), [(404, "Not Found"), (405, "Method Not Allowed")])
+async def test_a_route_that_an_engine_lacks_is_told_in_the_documented_shape(
+    front: FrontUnderTest, worker: ScriptedWorker, status: int, detail: str
+) -> None:
+    async def lacking(turn: Turn) -> None:
+        body = b'{"detail":"%b"}' % detail.encode()
+        await turn.send(b"HTTP/1.1 %d X\r\ncontent-length: %d\r\n\r\n%b" % (status, len(body), body))
+
+    worker.script = lacking
+    client = await front.connect()
+    for _ in range(2):
+        await client.send(request(target="/v1/embeddings"))
+        response = await client.response()
+        assert (response.status, response.code) == (404, "not_found")
+        assert "/v1/embeddings: the engine does not offer this for model 'demo'" in response.json()["error"]["message"]
+    client.close()
+
+
+async def test_the_list_of_models_is_no_yes_before_one_has_been_ready(worker: ScriptedWorker) -> None:
+    """Compose files and manifests for the engines' own servers take it for readiness."""
+    async with running_front() as front:
+        assert (await front.get("/v1/models")).status == 503
+        front.routes(worker, state="starting", words="weights")
+        await front.settle()
+        refused = await front.get("/v1/models")
+        assert (refused.status, refused.code, refused.header("retry-after")) == (503, "model_loading", "2")
+        assert (await front.get("/v1/models?state=all")).status == 200
+        front.routes(worker)
+        await front.settle()
+        assert len((await front.get("/v1/models")).json()["data"]) == 1
+        front.routes(worker, state="starting", words="weights")
+        await front.settle()
+        assert (await front.get("/v1/models")).json()["data"] == []
