@@ -43,14 +43,14 @@ FROM ichat AS engines
 ARG ACCELERATOR
 ARG ENGINES="vllm sglang"
 # The pinned version of an engine without a word; docs/engines.md lists the others.
-ARG VLLM_VERSION=
-ARG SGLANG_VERSION=
+ARG VLLM=
+ARG SGLANG=
 ARG EXTRAS=
 RUN --mount=type=bind,source=docker/inputs,target=/mnt/docker/inputs \
     --mount=type=bind,source=docker/fill-environments,target=/mnt/docker/fill-environments \
     --mount=type=bind,source=docker/slim.py,target=/mnt/docker/slim.py \
     --mount=type=cache,id=ichat-environments,target=/var/cache/ichat,sharing=locked \
-    VLLM=${VLLM_VERSION} SGLANG=${SGLANG_VERSION} EXTRAS="${EXTRAS}" \
+    VLLM="${VLLM}" SGLANG="${SGLANG}" EXTRAS="${EXTRAS}" \
         /mnt/docker/fill-environments "${ACCELERATOR}" ${ENGINES} && \
     cd /opt/ichat && /mnt/docker/slim.py ${ENGINES}
 

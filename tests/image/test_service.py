@@ -20,7 +20,8 @@ WHO = "Who are you?"
 @pytest.mark.parametrize("backend", ENGINES)
 def test_healthy_means_that_a_token_can_come_out(backend: str) -> None:
     env = {} if backend == "vllm" else {"ICHAT_BACKEND": backend}
-    with Container(ICHAT_TIMEOUTS__HOLD_S="0", **env) as it:  # a request is refused at once, and does not wait
+    env["ICHAT_TIMEOUTS__HOLD_S"] = "0"  # a request is refused at once, and does not wait
+    with Container("--health-interval", "1s", **env) as it:  # an engine can be ready before Docker's first probe
         it.wait_for(lambda: it.ask("GET", "/livez")[0] == 200, 10)
         status, refused = it.ask("POST", "/v1/completions", {"model": "demo", "prompt": "Hi"})
         assert (status, json.loads(refused)["error"]["code"]) == (503, "model_loading")
