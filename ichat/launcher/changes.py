@@ -40,7 +40,6 @@ _HOT_SETTINGS = (
     "server.api_key",
     "server.api_keys",
     "server.api_key_files",
-    "server.cors_origins",
 )
 
 

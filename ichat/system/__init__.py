@@ -1,1 +1,0 @@
-"""The only home of Linux calls: processes, and what the kernel tells of them."""
