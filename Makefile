@@ -1,6 +1,6 @@
 # `make run` serves the embedded demo model, `make test` runs every test there is; each first sets up what it needs.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check cuda-check fmt lint type bench gpu-proof image image-size sbom provenance audit flags locks bump clean
+.PHONY: help setup run test check cuda-check release-check fmt lint type bench gpu-proof image image-size sbom provenance audit flags locks bump clean
 MAKEFLAGS += --no-print-directory
 
 BACKEND ?= vllm
@@ -45,6 +45,10 @@ check: ## Lint, types, layers, unit tests and the contract on the fake engine: a
 cuda-check: ## Check the CUDA environments of the image without a GPU, and write the record that CI trusts
 	@scripts/setup --quiet ichat vllm sglang dev
 	@ICHAT_TEST_FULL=1 $(IN_DEV)/python -m pytest tests/cuda $(ARGS)
+
+release-check: ## Look for what may wait until a release: the demo model's weights are those of its questions
+	@scripts/setup --quiet dev
+	@ICHAT_RELEASE_CHECK=1 $(IN_DEV)/python -m pytest tests/unit/test_demo_model.py
 
 fmt: ## Format the code and mend what the linter can mend
 	@scripts/setup --quiet dev

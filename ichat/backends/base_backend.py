@@ -23,6 +23,7 @@ from ichat.backends.http_server import HTTPServer
 from ichat.backends.monitor import Monitor, scan_while
 from ichat.config.sources import process_environment
 from ichat.errors import EngineError, IchatError
+from ichat.system.activity import Activity
 
 log = logging.getLogger(__name__)
 
@@ -202,8 +203,8 @@ class BaseBackend(abc.ABC):
     def stopped_processes(self) -> tuple[str, ...]:
         return self.processes.stopped()
 
-    def cpu_s(self) -> float:
-        return self.processes.cpu_s()
+    def activity(self) -> Activity:
+        return self.processes.activity()
 
     def look_around(self) -> None:
         """Find new processes of the engine, and tell what they hold."""

@@ -19,6 +19,8 @@ from pathlib import Path
 import psutil
 
 from ichat.backends import compilers
+from ichat.system import activity, process_table
+from ichat.system.activity import Activity
 
 log = logging.getLogger(__name__)
 
@@ -74,9 +76,9 @@ class EngineProcesses:
         for process in list(self._known.values()):
             if process.is_gone and not process.is_vital:
                 self._forget(process)
-        for child in psutil.Process().children(recursive=True):
+        for found in process_table.read_descendants(os.getpid()):
             with contextlib.suppress(psutil.Error, OSError):
-                self._look_at(child)
+                self._look_at(psutil.Process(found.pid))
 
     def _look_at(self, child: psutil.Process) -> None:
         known = self._known.get(child.pid)
@@ -132,20 +134,13 @@ class EngineProcesses:
                 with contextlib.suppress(psutil.Error):
                     yield process, psutil.Process(process.pid).status()
 
-    def cpu_s(self) -> float:
-        """CPU time that the engine has used so far, compilers and other helpers of its own included.
+    def activity(self) -> Activity:
+        """What the engine does, compilers and other helpers of its own included.
 
         An engine that waits for its compiler (vLLM's first request for logprobs: 11 s on two cores) works.
         """
         self.scan()
-        total_s = 0.0
-        for process in self._known.values():
-            if not process.is_gone:
-                with contextlib.suppress(psutil.Error):
-                    times = psutil.Process(process.pid).cpu_times()
-                    # What a child used moves to its parent when it has ended: the sum never falls.
-                    total_s += times.user + times.system + times.children_user + times.children_system
-        return total_s
+        return activity.of_processes(process.pid for process in self._known.values() if not process.is_gone)
 
     def shared_memory(self) -> list[str]:
         """Paths of the shared memory that these processes, or this one, have made and that still exists.

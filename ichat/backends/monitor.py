@@ -11,10 +11,13 @@ from typing import Protocol
 from ichat.backends.framework_args import News
 from ichat.config.schema import Timeouts
 from ichat.errors import EngineError
+from ichat.system.activity import Activity, Watch
 
 _TICK_S = 0.5
-# A process tree that used less than this share of one core in a tick computes nothing.
-_COMPUTING_CORES = 0.3
+#: An engine of which nothing was seen for so long does nothing, whatever else the machine has to do.
+_QUIET_S = 2.0
+#: The answer to a probe costs an idle engine milliseconds: one that has used seconds of a core for it goes in circles.
+_PROBE_COSTS_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,8 @@ class Signs:
 
     waited_s: float
     in_flight: int
-    is_computing: bool
+    quiet_s: float  # nothing was seen of work for so long: no thread that ran, or waited for a core or a disk
+    used_s: float = 0.0  # of a core, since the probe began
     stopped: tuple[str, ...] = ()  # processes in state T: somebody sent SIGSTOP, or a debugger holds them
 
 
@@ -37,14 +41,16 @@ def judge(signs: Signs, timeouts: Timeouts) -> Judgement:
     """What to think of a probe that has not been answered for ``waited_s``.
 
     An idle engine answers in milliseconds. A busy one answers between two steps, and a step can be a legal
-    prefill of minutes: as long as its processes compute, we wait, though not for ever.
+    prefill of minutes: as long as it is at work we wait, though not for ever. At work is also what waits for a core:
+    on a busy machine, or under a quota, that is most of its time.
     """
     if signs.waited_s >= timeouts.busy_limit_s:
         return Judgement.HANGS
-    is_busy = signs.in_flight > 0 and signs.is_computing and not signs.stopped
+    is_at_work = signs.quiet_s < _QUIET_S and not signs.stopped
+    is_busy = is_at_work and (signs.in_flight > 0 or signs.used_s < _PROBE_COSTS_S)
     if signs.waited_s >= timeouts.probe_limit_s and not is_busy:
         return Judgement.HANGS
-    if signs.waited_s >= timeouts.probe_suspect_s and (signs.in_flight == 0 or signs.stopped):
+    if signs.waited_s >= timeouts.probe_suspect_s and not is_busy and (signs.in_flight == 0 or signs.stopped):
         return Judgement.SUSPECT
     return Judgement.WAIT
 
@@ -56,7 +62,7 @@ class Patient(Protocol):
     def in_flight(self) -> int: ...
     def progress(self) -> float: ...
     def stopped_processes(self) -> tuple[str, ...]: ...
-    def cpu_s(self) -> float: ...
+    def activity(self) -> Activity: ...
     def look_around(self) -> None: ...
     @property
     def is_commanded(self) -> bool: ...
@@ -91,7 +97,7 @@ class Monitor:
 
     async def _await_answer(self, probe: asyncio.Task[None]) -> bool:
         """True when the probe was answered or the engine has shown another sign of life; False: nothing is known."""
-        waited_s, progress, cpu_s = 0.0, self._patient.progress(), self._patient.cpu_s()
+        waited_s, progress, watch = 0.0, self._patient.progress(), Watch(self._patient.activity())
         while True:
             await asyncio.wait({probe}, timeout=_TICK_S)
             if probe.done():
@@ -104,11 +110,12 @@ class Monitor:
             # Ticks are counted instead of reading a clock: time in which this process itself did not run (a
             # starved or suspended machine) says nothing about the engine.
             waited_s += _TICK_S
-            cpu_before_s, cpu_s = cpu_s, self._patient.cpu_s()
+            watch.look(self._patient.activity(), _TICK_S)
             signs = Signs(
                 waited_s=waited_s,
                 in_flight=self._patient.in_flight(),
-                is_computing=cpu_s - cpu_before_s >= _COMPUTING_CORES * _TICK_S,
+                quiet_s=watch.quiet_s,
+                used_s=watch.used_s,
                 stopped=self._patient.stopped_processes(),
             )
             self._act(judge(signs, self._timeouts), signs)

@@ -159,6 +159,7 @@ RESERVED = {
     "--config": "only ichat's own configuration file is read; put the flags under engine_args",
     "--enable-http2": "the front speaks HTTP/1.1 to the engine",
     "--encoder-only": "an encoder has no server that ichat can run",
+    "--fastapi-root-path": "the engine is asked at the root; let the proxy that adds a prefix remove it",
     "--grpc-mode": "ichat serves HTTP",
     "--grpc-port": "ichat serves HTTP",
     "--host": _SOCKET,

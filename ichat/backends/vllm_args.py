@@ -136,7 +136,13 @@ WORDS = (
 _SOCKET = "ichat serves the engine on a socket of its own; the public address is server.host and server.port"
 _TLS = "the engine is reached over a unix socket only; put TLS in front of ichat"
 
+_WEB = "web pages are allowed at the public port: set server.cors_origins"
+
 RESERVED = {
+    "--allow-credentials": _WEB,
+    "--allowed-headers": _WEB,
+    "--allowed-methods": _WEB,
+    "--allowed-origins": _WEB,
     "--api-key": "clients are checked at the public port: set server.api_key",
     "--api-server-count": "ichat runs the server itself, in one process",
     "--config": "only ichat's own configuration file is read; put the flags under engine_args",
@@ -146,6 +152,7 @@ RESERVED = {
     "--headless": "follows from node_rank",
     "--host": _SOCKET,
     "--port": _SOCKET,
+    "--root-path": "the engine is asked at the root; let the proxy that adds a prefix remove it",
     "--shutdown-timeout": "how ichat stops is set by timeouts.drain_s",
     "--ssl-ca-certs": _TLS,
     "--ssl-cert-reqs": _TLS,

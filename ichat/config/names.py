@@ -20,6 +20,7 @@ SHORT: dict[str, Path] = {
     "port": ("server", "port"),
     "api_key": ("server", "api_key"),
     "run_dir": ("server", "run_dir"),
+    "cors_origins": ("server", "cors_origins"),
     "tls_cert_file": ("server", "tls_cert_file"),
     "tls_key_file": ("server", "tls_key_file"),
     "front_processes": ("front", "processes"),

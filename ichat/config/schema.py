@@ -22,6 +22,8 @@ StartMethod = Literal["auto", "fork", "spawn"]
 Rollout = Literal["auto", "surge", "hold"]
 LogLevel = Literal["debug", "info", "warning", "error", "critical"]
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}$")]
+#: As a browser sends it (RFC 6454), or `*`.
+Origin = Annotated[str, StringConstraints(pattern=r"^(\*|null|[a-z][a-z0-9+.-]*://[^/\s,]+)$")]
 #: 0, or a name as NVIDIA gives it: GPU-8932f937-…, MIG-…
 GpuId = (
     Annotated[int, Field(ge=0, strict=True)]
@@ -107,6 +109,9 @@ class Server(Schema):
         {}, description="further keys by name: {alice: …}; requests are counted by it"
     )
     api_key_files: dict[str, str] = Field({}, description="the same from files: {bob: /run/secrets/bob}")
+    cors_origins: tuple[Origin, ...] = Field(
+        (), description="web pages that may use this server from a browser, by origin: https://chat.example.com; *: all"
+    )
     tls_cert_file: str | None = Field(None, description="certificate chain (PEM): the public port speaks HTTPS")
     tls_key_file: str | None = Field(None, description="private key (PEM) of the certificate")
     run_dir: str | None = Field(None, description="where sockets and temporary files live; removed at the end")

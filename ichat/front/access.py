@@ -9,6 +9,13 @@ from collections.abc import Mapping
 from ichat.front.request import Request
 
 _SCHEME = b"bearer "
+_MODELS = b"/v1/models"
+
+
+def may_have_key_header(request: Request) -> bool:
+    """The Messages API and its SDKs say `x-api-key`; they ask for the list of models with it, too."""
+    path = request.path
+    return request.dialect == "anthropic" or path == _MODELS or path.startswith(_MODELS + b"/")
 
 
 class Keyring:
@@ -32,10 +39,9 @@ class Keyring:
     def owner(self, request: Request) -> str | None:
         """The name of the key that the request carries; None: it is not admitted.
 
-        Takes the same time whichever key it is, or none. A browser asks by OPTIONS, without the key, whether it may
-        send the request that has it.
+        Takes the same time whichever key it is, or none.
         """
-        if not self._digests or request.method == b"OPTIONS":
+        if not self._digests:
             return ""
         at = max((self._number(token) for token in self._tokens(request)), default=0)
         return self._names[at - 1] if at else None
@@ -47,9 +53,12 @@ class Keyring:
         return max(number * hmac.compare_digest(digest, known) for number, known in enumerate(self._digests, 1))
 
     def _tokens(self, request: Request) -> list[bytes]:
+        """One: of several in one header nobody knows which one the engine would look at.
+
+        Clients of the Messages API may send two: their own for Anthropic, and ours as Bearer, which counts.
+        """
         values = request.values(b"authorization")
         tokens = [value[len(_SCHEME) :].strip() for value in values if value[: len(_SCHEME)].lower() == _SCHEME]
-        if request.dialect == "anthropic":
-            tokens += request.values(b"x-api-key")
-        # Of several nobody knows which one the engine would look at.
-        return tokens if len(tokens) == 1 and len(values) <= 1 else []
+        if not values and may_have_key_header(request):
+            values = tokens = request.api_keys
+        return tokens if len(tokens) == 1 and len(values) == 1 else []

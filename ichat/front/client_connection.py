@@ -27,6 +27,10 @@ WRITE_BUFFER_BYTES = 32 * 1024
 _EARLY_LIMIT_BYTES = 64 * 1024
 _BODY_BYTES_PER_S = 64 * 1024
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+#: The first byte of TCP_INFO (include/net/tcp_states.h): the connection was reset; the peer has closed its side.
+_CLOSE, _CLOSE_WAIT = 7, 8
+#: To a client that sends no more: one that has left altogether answers with a reset, one that waits passes over it.
+_STILL_AT_WORK = b"HTTP/1.1 102 Processing\r\n\r\n"
 
 
 # Looked up in the enumeration they would cost more than what they decide.
@@ -34,7 +38,11 @@ _IDLE, _HEAD, _BODY, _SERVING, _CLOSING = State
 
 
 class ClientConnection(asyncio.Protocol):
-    """``deadline`` is when the sweep calls `expire`. ``is_surplus``: one connection more than there may be."""
+    """``deadline`` is when the sweep calls `expire`. ``is_surplus``: one connection more than there may be.
+
+    While a client does not read what it was sent (more than WRITE_BUFFER_BYTES of it) no further request of it is
+    begun: it stays in the state SERVING, without an exchange.
+    """
 
     __slots__ = (
         "_body_bytes",
@@ -42,9 +50,13 @@ class ClientConnection(asyncio.Protocol):
         "_early",
         "_exchange",
         "_failure",
+        "_has_begun",
+        "_is_half_closed",
         "_is_paused",
+        "_is_slow",
         "_reader",
         "_reception",
+        "_request",
         "_stalled_bytes",
         "_timeouts",
         "_transport",
@@ -61,9 +73,13 @@ class ClientConnection(asyncio.Protocol):
         )
         self._transport: asyncio.Transport | None = None
         self._exchange: Exchange | None = None
+        self._request: Request | None = None  # that is served
         self._failure: Failure | None = None  # of the bytes behind the requests that are complete
         self._early = b""
         self._is_paused = False  # because of the early bytes
+        self._is_slow = False  # the client has not read what it was sent
+        self._is_half_closed = False  # the client sends no more
+        self._has_begun = False  # a byte was written since the request was begun
         self._stalled_bytes = 0
         self._body_since = 0.0
         self._body_bytes = 0  # of the request that is served
@@ -93,9 +109,32 @@ class ClientConnection(asyncio.Protocol):
         self._early = b""
 
     def eof_received(self) -> bool:
-        if self._exchange is not None:  # a client that sends no more will not read either
+        """A client that sends no more may still wait for its answer, or may have left. True keeps our side open.
+
+        One that closes its side behind its request waits, as long as it takes an interim response without a reset. One
+        that closes it in the middle of an answer leaves; so does one that cannot be asked (TLS, HTTP/1.0).
+        """
+        if self._exchange is None and not self._has_more:
+            return False
+        if not self._may_be_half_closed():
             self._abort()
-        return False
+            return False
+        self._is_half_closed = True
+        if self._exchange is not None and self._transport is not None:
+            self._transport.write(_STILL_AT_WORK)
+        return True
+
+    def _may_be_half_closed(self) -> bool:
+        if self._transport is None or not self._transport.can_write_eof():
+            return False
+        if self._exchange is None:
+            return True
+        return not (self._has_begun or self._request is None or self._request.is_http10)
+
+    @property
+    def _has_more(self) -> bool:
+        """Requests that were sent ahead."""
+        return bool(self._reader.complete or self._early)
 
     def data_received(self, data: bytes) -> None:
         if self.state is _CLOSING:
@@ -107,38 +146,43 @@ class ClientConnection(asyncio.Protocol):
         self._proceed()
 
     def pause_writing(self) -> None:
-        if self.state is _SERVING:
-            self._stalled_bytes = self.unsent_bytes
-            self.deadline = time.monotonic() + self._timeouts.write_stall_s
+        self._is_slow = True
+        self._stalled_bytes = self.unsent_bytes
+        self.deadline = time.monotonic() + self._timeouts.write_stall_s
         if self._exchange is not None:
             self._exchange.pause()
 
     def resume_writing(self) -> None:
-        if self.state is _SERVING:
-            self.deadline = math.inf
+        self._is_slow = False
         if self._exchange is not None:
+            self.deadline = math.inf
             self._exchange.resume()
+        elif self.state is _SERVING:
+            self._go_on()
 
     # ---- called by an exchange ----------------------------------------------------------------------------
 
     def write(self, data: Data) -> None:
         if self._transport is not None:
+            self._has_begun = True
             self._transport.write(data)
 
     def write_all(self, parts: Sequence[Data]) -> None:
         if self._transport is not None:
+            self._has_begun = True
             self._transport.writelines(parts)
 
-    def connection_line(self, request: Request, keep_alive: bool) -> bytes:
-        """The header line that tells this client what becomes of the connection."""
-        if not keep_alive or self._reception.is_draining:
-            return b"connection: close\r\n"
-        return b"connection: keep-alive\r\n" if request.is_http10 else b""
+    def own_lines(self, request: Request, keep_alive: bool) -> bytes:
+        """The header lines that are for this client: what becomes of the connection, and who may read the answer."""
+        lines = self._reception.origins.lines(request.origin) if request.origin else b""
+        if not keep_alive or self._is_at_end or self._reception.is_draining:
+            return lines + b"connection: close\r\n"
+        return lines + b"connection: keep-alive\r\n" if request.is_http10 else lines
 
     def reply(self, request: Request, reply: Reply) -> None:
         """Write a whole answer. The exchange still has to end."""
-        line = self.connection_line(request, request.keep_alive and not reply.closes)
-        self.write(reply.encode(line, is_head=request.method == b"HEAD"))
+        lines = self.own_lines(request, request.keep_alive and not reply.closes)
+        self.write(reply.encode(lines, is_head=request.method == b"HEAD"))
 
     def refuse(self, request: Request, failure: Failure, model: str = "") -> None:
         self._reception.traffic.refuse(failure.code, model, request.key_name)
@@ -146,9 +190,11 @@ class ClientConnection(asyncio.Protocol):
 
     def exchange_ended(self, *, keep_alive: bool) -> None:
         self._let_go()
-        if not keep_alive or self._reception.is_draining:
+        if not keep_alive or self._is_at_end or self._reception.is_draining:
             self._close()
-        elif self._reader.complete or self._early or self._failure is not None:
+        elif self._is_slow:
+            return  # the state and the deadline stay: `resume_writing` goes on
+        elif self._has_more or self._failure is not None or not self._reader.is_between_requests:
             # Requests sent ahead. The state stays, so that bytes that arrive now wait for their turn.
             asyncio.get_running_loop().call_soon(self._go_on)
         else:
@@ -186,6 +232,20 @@ class ClientConnection(asyncio.Protocol):
         else:
             self._close()
 
+    @property
+    def is_deaf(self) -> bool:
+        """Nothing is read, so that the client's leaving would not be seen."""
+        return self._is_paused or self._is_half_closed
+
+    def look_for_leaving(self) -> None:
+        """Ask the kernel what became of a client that is not read."""
+        sock: socket.socket | None = self._transport.get_extra_info("socket") if self._transport is not None else None
+        if sock is None:
+            return
+        state = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+        if state == _CLOSE or (state == _CLOSE_WAIT and not self._is_half_closed and not self.eof_received()):
+            self._abort()
+
     def close_if_idle(self) -> None:
         if self.state is _IDLE:
             self._close()
@@ -200,8 +260,16 @@ class ClientConnection(asyncio.Protocol):
     def _acknowledge(self) -> None:
         self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
+    @property
+    def _is_at_end(self) -> bool:
+        """The client sends no more, and all that it has sent is served."""
+        return self._is_half_closed and not self._has_more
+
     def _go_on(self) -> None:
-        if self.state is not _SERVING:
+        if self.state is not _SERVING or self._exchange is not None or self._is_slow:
+            return
+        if self._reception.is_draining:
+            self._close()
             return
         self.state = _IDLE
         if not self._reader.complete and self._failure is None:
@@ -210,7 +278,8 @@ class ClientConnection(asyncio.Protocol):
             if self._is_paused and self._transport is not None:
                 self._is_paused = False
                 self._transport.resume_reading()
-            self._failure = self._reader.feed(early)
+            if early:
+                self._failure = self._reader.feed(early)
         self._proceed()
 
     def _proceed(self) -> None:
@@ -220,6 +289,9 @@ class ClientConnection(asyncio.Protocol):
             self._serve(complete.popleft())
             if self.state in (_SERVING, _CLOSING):
                 return
+            if self._is_slow:
+                self.state = _SERVING
+                return
         if self._failure is not None:
             self._refuse_and_close(self._failure)
         else:
@@ -227,6 +299,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _serve(self, request: Request) -> None:
         self._body_bytes = len(request.body)
+        self._request, self._has_begun = request, False
         failure = TOO_MANY_CONNECTIONS if self.is_surplus and request.route is not None else request.failure
         if failure is not None:
             self.refuse(request, failure)
@@ -245,6 +318,12 @@ class ClientConnection(asyncio.Protocol):
 
     def _await_more(self) -> None:
         now, request = time.monotonic(), self._reader.request
+        if self._is_half_closed:  # what is missing will not come
+            self._close()
+            return
+        if self._reader.owes_continue:
+            self._reader.owes_continue = False
+            self._acknowledge()
         if self._reader.is_between_requests:
             self.state, self.deadline = _IDLE, now + self._timeouts.idle_s
         elif request is None or not request.is_head_complete:
@@ -259,13 +338,15 @@ class ClientConnection(asyncio.Protocol):
     def _keep_early(self, data: bytes) -> None:
         self._early += data
         self._reception.bodies.count += len(data)
-        if len(self._early) > _EARLY_LIMIT_BYTES and not self._is_paused and self._transport is not None:
+        bodies = self._reception.bodies
+        is_much = len(self._early) > _EARLY_LIMIT_BYTES or bodies.count > bodies.limit
+        if is_much and not self._is_paused and self._transport is not None:
             self._is_paused = True
             self._transport.pause_reading()
 
     def _let_go(self) -> None:
         """Of the request that was served, and of whoever answered it."""
-        self._exchange = None
+        self._exchange = self._request = None
         self._reception.bodies.count -= self._body_bytes
         self._body_bytes = 0
 
@@ -277,8 +358,10 @@ class ClientConnection(asyncio.Protocol):
         Closing a socket with unread bytes resets the connection, and the client would lose the answer.
         """
         self._reception.traffic.refuse(failure.code)
+        request = self._reader.request
+        lines = b"" if request is None or not request.origin else self._reception.origins.lines(request.origin)
         self._reader.release()
-        self.write(failure.reply().encode(b"connection: close\r\n"))
+        self.write(failure.reply().encode(lines + b"connection: close\r\n"))
         self.state = _CLOSING
         self.deadline = time.monotonic() + self._timeouts.receive_headers_s
         if self._transport is not None and not self._transport.is_closing() and self._transport.can_write_eof():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import orjson
@@ -64,7 +64,11 @@ def invalid_body(message: str) -> Failure:
 WORKER_LOST = Failure(
     502,
     "worker_lost",
-    "The worker that served this request ended before the answer was complete. Send the request again.",
+    "The worker that served this request ended before the answer was complete. Send it again, unless this happens each"
+    " time: then the request itself may be what ends it.",
+)
+INTERNAL_ERROR = Failure(
+    500, "internal_error", "ichat could not read this request, which is a bug of ichat. Its log says more."
 )
 ABORTED = Failure(
     503, "aborted", "The engine was told to abort this request before it had begun. Send it again.", retry_after_s=1
@@ -74,6 +78,10 @@ INVALID_API_KEY = Failure(
     "invalid_api_key",
     "API key: missing or wrong. Send the header 'Authorization: Bearer <key>'.",
     headers=(b"www-authenticate: Bearer\r\n",),
+)
+INVALID_API_KEY_OF_EITHER = replace(
+    INVALID_API_KEY,
+    message="API key: missing or wrong. Send the header 'Authorization: Bearer <key>', or 'x-api-key: <key>'.",
 )
 REQUEST_TIMEOUT = Failure(
     408, "request_timeout", "The request did not arrive in time. Send it again, faster.", closes=True
@@ -115,6 +123,13 @@ def model_not_found(name: str, served: list[str]) -> Failure:
     shown = name if len(name) <= 128 else name[:127] + "…"
     known = f"Served here: {', '.join(served)}." if served else "None is served here."
     return Failure(404, "model_not_found", f"model '{shown}': there is no such model. {known}")
+
+
+def engine_busy(model: str, headers: tuple[bytes, ...], retry_after_s: int) -> Failure:
+    """Its own limit of requests is reached. It may have said when to try again."""
+    said = any(line[:12].lower() == b"retry-after:" for line in headers)
+    words = f"model {model}: the engine takes no more requests now. Try again later."
+    return Failure(503, "queue_full", words, None if said else retry_after_s, headers=headers)
 
 
 def engine_error(status: int, headers: tuple[bytes, ...]) -> Failure:

@@ -41,7 +41,7 @@ def inquire(request: Request, table: RoutingTable) -> Model | Failure | Inquiry:
     except BodyError as error:
         return invalid_body(str(error))
     if type(found) is dict:
-        model = table.by_name.get(found.get("model", ""))
+        model = table.by_name.get(found.get("model") or "")
         if model is not None and (model.caps is None or not model.caps.may_object(request.body, found)):
             return model  # nearly always
         return _judged(request, table, found.get("model"), found.items())
@@ -49,7 +49,7 @@ def inquire(request: Request, table: RoutingTable) -> Model | Failure | Inquiry:
 
 
 def _judged(request: Request, table: RoutingTable, name: str | None, fields: Fields) -> Model | Failure:
-    if name is None:
+    if not name:  # as the engines do, that counts as none
         name = model_name.outside(request)
     model = table.find(name)
     if isinstance(model, Failure) or model.caps is None:

@@ -37,16 +37,17 @@ class BodyError(ValueError):
 
 
 class JSONSearch:
-    """Looks for the first "model" of the outermost object, and at nothing else: the engine parses the rest.
+    """Looks for the "model" of the outermost object, to its end: of two the engines would take the last.
 
-    With ``keys`` it goes on to the end and collects the values of these, too, in ``fields``: all of them, also of a
-    key that is there twice, that begin with one of the bytes which belong to the key, if any do. What cannot be
-    understood is an error then, since it would get past a limit.
+    With ``keys`` it collects the values of these, too, in ``fields``: all of them, also of a key that is there twice,
+    that begin with one of the bytes which belong to the key, if any do. What cannot be understood is an error then,
+    since it would get past a limit.
     """
 
     __slots__ = (
         "_body",
         "_depth",
+        "_has_model",
         "_keys",
         "_open_escape",
         "_position",
@@ -68,6 +69,7 @@ class JSONSearch:
         self._open_escape = 0  # 1: the slice before ended in an odd number of backslashes
         self._tokens = 0
         self._wanted, self._value_start, self._value_depth = "", -1, 1  # the key whose list or object we are in
+        self._has_model = False  # perhaps null
         self.name: str | None = None
         self.fields: list[tuple[str, Any]] = []
 
@@ -103,13 +105,11 @@ class JSONSearch:
 
     def _is_over(self) -> bool:
         if self._tokens > _TOKEN_LIMIT:
-            if self._keys:
-                raise BodyError(f"body: more than {_TOKEN_LIMIT} strings and brackets. Send less.")
-            return True
+            raise BodyError(f"body: more than {_TOKEN_LIMIT} strings and brackets. Send less.")
         return self._depth == 0
 
     def _cross_string(self, end: int) -> bool:
-        """To the end of the string, or of the slice; True when the string was the last key that we look for."""
+        """To the end of the string, or of the slice; never the end of the search."""
         body = self._body
         quote = body.find(b'"', self._position, end)
         piece = body[self._position : quote if quote >= 0 else end]
@@ -123,7 +123,8 @@ class JSONSearch:
         start, self._string_start = self._string_start, -1
         if quote - start > _KEY_LIMIT_BYTES or not (self._depth == 1 or self._may_be_of_message(start, quote)):
             return False
-        return self._is_found(_string(body, start, quote))
+        self._look_at(_string(body, start, quote))
+        return False
 
     def _may_be_of_message(self, start: int, end: int) -> bool:
         """Whether it may be the key `tools` of a message, which SGLang adds to those of the request."""
@@ -132,21 +133,23 @@ class JSONSearch:
         text = self._body[start:end]
         return text == _TOOLS.encode() or (b"\\" in text and _string(self._body, start, end) == _TOOLS)
 
-    def _is_found(self, key: str) -> bool:
-        is_model = key == "model" and self.name is None and self._depth == 1
+    def _look_at(self, key: str) -> None:
+        """A string that may be a key that we look for."""
+        is_model = key == "model" and self._depth == 1
         if not is_model and key not in self._keys:
-            return False
+            return
         if (colon := _COLON.match(self._body, self._position, self._position + _NAME_LIMIT_BYTES)) is None:
             if self._keys and self._body[self._position : self._position + _NAME_LIMIT_BYTES].isspace():
                 raise BodyError(f"{key}: no colon behind it, at byte {self._position}. Correct it.")
-            return False
+            return
         if self._keys and colon.end() - self._position >= _NAME_LIMIT_BYTES:
             raise BodyError(f"{key}: no value behind its colon, at byte {self._position}. Correct it.")
-        if is_model:
-            self.name = _name(self._body, colon.end())
-            return not self._keys
-        self._take_value(key, colon.end())
-        return False
+        if not is_model:
+            self._take_value(key, colon.end())
+        elif self._has_model:
+            raise BodyError(f"model: stands twice, at byte {colon.end()}. Send it once.")
+        else:
+            self._has_model, self.name = True, _name(self._body, colon.end())
 
     def _take_value(self, key: str, start: int) -> None:
         body, openers = self._body, self._keys[key]

@@ -46,7 +46,7 @@ class MetricsAnswer:
         if client is None:
             return
         request = self._request
-        client.write(_REPLY.encode_head(client.connection_line(request, request.keep_alive), sum(map(len, parts))))
+        client.write(_REPLY.encode_head(client.own_lines(request, request.keep_alive), sum(map(len, parts))))
         if request.method != b"HEAD":
             client.write_all(parts)  # joining some megabytes would hold up every stream
         client.exchange_ended(keep_alive=request.keep_alive)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ from ichat.ipc import messages
 if TYPE_CHECKING:
     from ichat.config.schema import Timeouts
     from ichat.front.worker import Worker
+
+_log = logging.getLogger(__name__)
 
 #: All texts of a round together; engines write some hundred kilobytes each. What comes on top is left out.
 _LIMIT_BYTES = 32 * 1024 * 1024
@@ -82,6 +85,11 @@ class MetricsDesk:
             following, self._next = self._next, []
             self._begin(following)
 
+    def failed(self) -> None:
+        """Whoever waits gets the front's own numbers, so that one text that cannot be read hides nothing else."""
+        _log.exception("front: the metrics could not be put together")
+        self.ended([self.own_text().encode()])
+
 
 class _Round:
     """Ends when all have answered, or the time is up; then the answers are made one text, slice by slice."""
@@ -117,6 +125,15 @@ class _Round:
         self.is_open = False
         if self._timer is not None:
             self._timer.cancel()
+        try:
+            self._merge(self._collected())
+        except Exception:  # noqa: BLE001  a round that never ended would hold up all that come after it
+            self._desk.failed()
+        finally:
+            # Workers and rounds know each other: without this the texts stay until the garbage collector comes by.
+            self._workers, self._texts, self._timer = [], {}, None
+
+    def _collected(self) -> Exposition:
         exposition = Exposition()
         silent_fronts = self._add_fronts(exposition)
         workers = self._answered()
@@ -125,7 +142,7 @@ class _Round:
         exposition.add("\n".join([*notes, ""]).encode())
         for worker in workers:
             exposition.add(worker.text or b"", metrics_text.labels_of(worker.instance))
-        self._merge(exposition)
+        return exposition
 
     def _add_fronts(self, exposition: Exposition) -> int:
         exposition.add(self._desk.own_text().encode())
@@ -149,4 +166,10 @@ class _Round:
         if exposition.step():
             self._desk.ended(exposition.parts())
         else:
-            asyncio.get_running_loop().call_soon(self._merge, exposition)
+            asyncio.get_running_loop().call_soon(self._merge_on, exposition)
+
+    def _merge_on(self, exposition: Exposition) -> None:
+        try:
+            self._merge(exposition)
+        except Exception:  # noqa: BLE001  as above
+            self._desk.failed()

@@ -23,6 +23,9 @@ def answer(request: Request, reception: Reception) -> Reply:
     state = query.parameter(request.target, b"state")
     if state not in (None, "all", "ready"):
         return Failure(400, "invalid_request", f"state: {state[:32]!r} is neither ready nor all.").reply()
+    if request.path == PATH and state is None and not reception.table.has_been_ready:
+        # Readiness probes of the engines' own servers ask here; an empty list would be a yes.
+        return reception.table.refusal(reception.table.words()).reply()
     models = {name: model for model in reception.table.models for name in model.names}
     if request.path == PATH:
         shown = [(name, model) for name, model in models.items() if model.is_ready or state == "all"]

@@ -50,7 +50,7 @@ def search(
     ``keys`` are those that a search has to find beside the model, with how their values begin where they matter;
     ``fewer_keys`` are those where nothing is generated, and in a form.
     """
-    kind = "none" if request.route is None or request.method == b"OPTIONS" else request.route.body
+    kind = "none" if request.route is None else request.route.body
     if kind == "form":
         return FormSearch(request.body, _boundary(b"".join(request.values(b"content-type"))), fewer_keys)
     if kind == "none":
@@ -101,9 +101,9 @@ def _boundary(content_type: bytes) -> bytes:
 
 
 class FormSearch:
-    """Looks for the part called model; of the others it reads the heads only.
+    """Looks for the part called model, to the end of the form; of the others it reads the heads only.
 
-    With ``keys`` it goes on to the end and collects the values of the parts that are called so.
+    With ``keys`` it collects the values of the parts that are called so.
     """
 
     __slots__ = ("_body", "_delimiter", "_keys", "_position", "fields", "name")
@@ -120,18 +120,14 @@ class FormSearch:
     def step(self) -> bool:
         body, delimiter = self._body, self._delimiter
         end = min(self._position + _FORM_SLICE_BYTES, len(body))
-        while not self._is_over and (found := body.find(delimiter, self._position, end)) >= 0:
+        while (found := body.find(delimiter, self._position, end)) >= 0:
             self._position = found + len(delimiter)
             self._read_part()
-        if self._is_over or end == len(body):
+        if end == len(body):
             return True
         # A delimiter may lie across the edge of the slice.
         self._position = max(self._position, end - len(delimiter))
         return False
-
-    @property
-    def _is_over(self) -> bool:
-        return self.name is not None and not self._keys
 
     def _read_part(self) -> None:
         body, start = self._body, self._position
@@ -142,7 +138,7 @@ class FormSearch:
         if self._keys:
             self._take(self._plain_name(head), head_end + 4)
         elif head_end >= 0 and _MODEL_PART.search(head):
-            self.name = self._value("model", head_end + 4)
+            self._take("model", head_end + 4)
 
     def _plain_name(self, head: bytes) -> str:
         found = _PLAIN_PART.search(head)
@@ -153,7 +149,9 @@ class FormSearch:
 
     def _take(self, name: str, start: int) -> None:
         if name == "model":
-            self.name = self.name or self._value(name, start)
+            if self.name is not None:
+                raise BodyError(f"model: stands twice, at byte {start}. Send it once.")
+            self.name = self._value(name, start)
         elif name in self._keys:
             self.fields.append((name, self._value(name, start)))
 

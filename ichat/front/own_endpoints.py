@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ichat.front.request import Request
 
 _MODELS = b"/v1/models"
+_SERVER = b"*"  # of OPTIONS alone: what may be asked of the server as a whole
 _READ = (b"GET", b"HEAD")
 _PING = (b"GET", b"HEAD", b"POST")  # SageMaker's word
 
@@ -26,17 +27,21 @@ def is_open(path: bytes) -> bool:
 
 
 def is_known(path: bytes) -> bool:
-    return path in _OPEN or path == _MODELS or path.startswith(_MODELS + b"/")
+    return path in _OPEN or path in (_MODELS, _SERVER) or path.startswith(_MODELS + b"/")
+
+
+def methods_of(path: bytes) -> tuple[bytes, ...]:
+    return _PING if path in (b"/ping", _SERVER) else _READ
 
 
 def check_method(request: Request) -> Failure | None:
-    allowed = _PING if request.path == b"/ping" else _READ
+    allowed = methods_of(request.path)
     return None if request.method in allowed else wrong_method(request, allowed)
 
 
 def wrong_method(request: Request, allowed: tuple[bytes, ...]) -> Failure:
     method, path = request.method.decode("latin-1"), request.path[:128].decode("latin-1")
-    methods = b", ".join(allowed)
+    methods = b", ".join((*allowed, b"OPTIONS"))
     message = f"{path}: {method} is not offered. Use {methods.decode()}."
     return Failure(405, "method_not_allowed", message, headers=(b"allow: %b\r\n" % methods,))
 
@@ -79,6 +84,7 @@ _OPEN: dict[bytes, Callable[[Reception], Reply]] = {
     b"/v1/health/live": _alive,
     b"/startupz": _started,
     b"/readyz": _ready,
+    b"/ready": _ready,
     b"/health": _ready,
     b"/ping": _ready,
     b"/v1/health/ready": _ready,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import abc
 import asyncio
+import logging
 import time
 from typing import TYPE_CHECKING
 
+from ichat.front.errors import INTERNAL_ERROR
 from ichat.front.inquiry import Inquiry, inquire
 from ichat.front.model import Model
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from ichat.front.traffic import ModelTraffic, Traffic
     from ichat.front.worker import Worker
     from ichat.front.worker_connection import WorkerConnection
+
+_log = logging.getLogger(__name__)
 
 
 class Placement(abc.ABC):
@@ -38,6 +42,7 @@ class Placement(abc.ABC):
         "_tried",
         "_waits_since",
         "_was_held",
+        "_was_refused",
         "_was_sent",
         "_worker",
         "started_at",
@@ -48,7 +53,8 @@ class Placement(abc.ABC):
         self._model: Model | None = None
         self._worker: Worker | None = None
         self._tried: tuple[Worker, ...] = ()
-        self._was_sent = False  # to any worker, whatever became of it
+        self._was_sent = False  # a worker has read it, or may have
+        self._was_refused = False  # a connection ended before the worker had read it
         self._was_held = False  # once no worker could be reached, so it waited for one
         self._waits_since = 0.0  # 0: it does not wait
         self._names: list[str] = []  # of the model, when the wait began
@@ -73,7 +79,15 @@ class Placement(abc.ABC):
     # ---- the first try ------------------------------------------------------------------------------------
 
     def _place(self) -> None:
-        found = inquire(self._request, self._table)
+        self._follow(self._found())
+
+    def _found(self) -> Model | Failure | Inquiry:
+        try:
+            return inquire(self._request, self._table)
+        except Exception:  # noqa: BLE001  told by _unreadable
+            return _unreadable()
+
+    def _follow(self, found: Model | Failure | Inquiry) -> None:
         if isinstance(found, Inquiry):
             self._inquire(found)
         else:
@@ -83,7 +97,11 @@ class Placement(abc.ABC):
         """One slice of a long body in each turn of the loop."""
         if self._is_over:
             return
-        if (found := inquiry.step()) is None:
+        try:
+            found = inquiry.step()
+        except Exception:  # noqa: BLE001  told by _unreadable
+            found = _unreadable()
+        if found is None:
             asyncio.get_running_loop().call_soon(self._inquire, inquiry)
         else:
             self._route(found)
@@ -118,13 +136,11 @@ class Placement(abc.ABC):
 
     def _place_again(self) -> None:
         """The model goes by other names now: the one that was asked for may be nobody's, or another's."""
-        found = inquire(self._request, self._table)
+        found = self._found()
         if found is self._model:
             self._go_to(self._pick())
-        elif isinstance(found, Inquiry):
-            self._inquire(found)
         else:
-            self._route(found)
+            self._follow(found)
 
     def refused(self, failure: Failure) -> None:
         self._end_wait()
@@ -154,7 +170,7 @@ class Placement(abc.ABC):
         other = self._pick(self._tried)
         if other is None:
             return False
-        # Neither makes a storm: nothing was sent, or it is the single request that tries out a resting worker.
+        # Neither makes a storm: no worker has read it, or it is the single request that tries out a resting worker.
         is_free = not self._was_sent or (worker.probe is self._request and not other.failures)
         if not self._traffic.spend_retry(model.name, is_free=is_free):
             return False
@@ -215,3 +231,9 @@ class Placement(abc.ABC):
         model.in_flight -= 1
         if model.waiters:
             model.made_room()
+
+
+def _unreadable() -> Failure:
+    """Whatever reading a request raises ends it: without an answer its client would wait for ever."""
+    _log.exception("front: a request could not be read")
+    return INTERNAL_ERROR

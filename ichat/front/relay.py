@@ -6,7 +6,7 @@ import re
 import time
 from typing import TYPE_CHECKING
 
-from ichat.front.errors import ABORTED, WORKER_LOST, Failure, engine_error
+from ichat.front.errors import ABORTED, WORKER_LOST, Failure, engine_busy, engine_error
 from ichat.front.placement import Placement
 from ichat.front.response_body import CHUNKED, Data, EventBody, ResponseBody, body_of
 from ichat.front.traffic import ENOUGH
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 #: Said by an engine of itself, without inner details: this model cannot do that.
 _NOT_IMPLEMENTED = 501
+_FAILED, _BUSY = 500, 503
+#: The words of both engines' web framework for a path, or a method on it, that is not there.
+_LACKS = (b'{"detail":"Not Found"}', b'{"detail":"Method Not Allowed"}')
 #: How a stream begins, chunked or not, that has an end and nothing before it.
 _NOTHING_SAID = re.compile(rb"(?:[0-9a-f]+\r\n)?data: \[DONE\]")
 #: All that is passed on of an engine's own failure.
@@ -31,9 +34,9 @@ _KEPT_OF_A_FAILURE = (b"x-request-id", b"retry-after")
 class Relay(Placement):
     """Serves one request for a client connection.
 
-    Until a byte of the answer has gone to the client, a worker's end is answered with a status, or with a second
-    try; after it, with an error event in a stream of events, or by cutting the connection. In the end, and only
-    once, the client is told by `exchange_ended` or `cut`, unless it has left.
+    A worker's end is answered with a second try as long as no worker has read the request, then with a status until a
+    byte of the answer has gone to the client; after it, with an error event in a stream of events, or by cutting the
+    connection. In the end, and only once, the client is told by `exchange_ended` or `cut`, unless it has left.
     """
 
     __slots__ = (
@@ -83,7 +86,7 @@ class Relay(Placement):
         worker = self._worker
         assert worker is not None
         self._connection = None
-        if head.status >= 400 and self._is_refused(head):
+        if head.status >= 400 and self._is_refused(head, body):
             return
         if head.is_event_stream and _NOTHING_SAID.match(body):
             self._unanswered()
@@ -92,7 +95,7 @@ class Relay(Placement):
             worker.forgive()
         worker.served += 1
         request, client, keep_alive = self._request, self._client, self._request.keep_alive
-        client.write(head.encode_whole(body, client.connection_line(request, keep_alive)))
+        client.write(head.encode_whole(body, client.own_lines(request, keep_alive)))
         self._end(head.status, body, is_first_byte=True)
         client.exchange_ended(keep_alive=keep_alive)
 
@@ -103,7 +106,7 @@ class Relay(Placement):
         self._body, framing = body_of(head, is_http10=self._request.is_http10)
         self._is_framed = framing == CHUNKED or (head.has_length and not head.is_event_stream)
         self._keep_alive = self._request.keep_alive and self._is_framed
-        self._first_bytes = head.encode(framing, self._client.connection_line(self._request, self._keep_alive))
+        self._first_bytes = head.encode(framing, self._client.own_lines(self._request, self._keep_alive))
 
     def body_received(self, piece: Data) -> None:
         assert self._body is not None
@@ -142,28 +145,47 @@ class Relay(Placement):
         if self._is_over or worker is None:
             return
         self._connection = None
-        if connection is not None and connection.is_reused and not connection.has_received and not worker.is_dead:
+        if connection is not None and connection.was_refused and not worker.is_dead and not self._was_refused:
             # It ended between two requests, or its process has: a fresh connection tells which.
+            self._was_refused, self._was_sent = True, False
             worker.connect(self)
             return
         if connection is not None:
+            self._was_sent = not connection.was_refused
             worker.note_failure(f"{worker.instance.name}: closed a connection before its answer", is_lost=True)
         self._traffic.fault(worker.instance.name)
-        if self._has_begun or not (self._retry() or self._hold()):
+        # What a worker has read may be what it died of: it is not sent to another one.
+        if self._was_sent or not (self._retry() or self._hold()):
             self._traffic.lose(self._model_name)
             self._fail(WORKER_LOST)
 
-    def _is_refused(self, head: ResponseHead) -> bool:
+    def _is_lacking(self, body: bytes) -> bool:
+        """The engine, or this model on it, has no such route, and says so in its framework's shape."""
+        if body not in _LACKS:
+            return False
+        path = self._request.path.decode("latin-1")
+        words = f"{path}: the engine does not offer this for model '{self._model_name}'. See docs/front.md."
+        self._refuse(Failure(404, "not_found", words))
+        return True
+
+    def _is_refused(self, head: ResponseHead, body: bytes = b"") -> bool:
         """True: this answer is not for the client, who has been given, or will be given, another one."""
         worker = self._worker
         assert worker is not None
         if head.status < 500 or head.status == _NOT_IMPLEMENTED:
-            return self._is_for_another(head)
-        # The engine's own failure: perhaps another worker can, else the client gets its status in our words.
-        worker.note_failure(f"{worker.instance.name}: answered {head.status}")
-        self._traffic.fault(worker.instance.name)
+            return self._is_for_another(head) or self._is_lacking(body)
+        name = worker.instance.name
         self._abandon()
-        if not self._retry():
+        if head.status == _BUSY:  # its own queue is full: no fault of it, and another one may have room
+            worker.rest()
+            self._was_sent = False
+            if not self._retry():
+                self._refuse(engine_busy(self._model_name, head.lines(_KEPT_OF_A_FAILURE), self._table.retry_after_s))
+            return True
+        worker.note_failure(f"{name}: answered {head.status}")
+        self._traffic.fault(name)
+        # A 500 is about this request: another worker would answer the same. Any other may be about the worker.
+        if head.status == _FAILED or not self._retry():
             self._refuse(engine_error(head.status, head.lines(_KEPT_OF_A_FAILURE)))
         return True
 

@@ -14,6 +14,7 @@ class Request:
 
     __slots__ = (
         "_wire",
+        "api_keys",
         "body",
         "content_encoding",
         "content_length",
@@ -30,10 +31,13 @@ class Request:
         "key_name",
         "method",
         "nominated",
+        "origin",
         "path",
         "route",
         "target",
+        "upgrade",
         "waits_for_continue",
+        "wants_close",
     )
 
     def __init__(self) -> None:
@@ -47,6 +51,10 @@ class Request:
         self.content_length = -1  # -1: not announced
         self.is_chunked = self.is_http10 = self.is_upgrade = self.is_head_complete = False
         self.waits_for_continue = False  # Expect: 100-continue
+        self.api_keys: list[bytes] = []  # x-api-key, which an engine is not told
+        self.origin = b""  # of the web page that sends it
+        self.upgrade = b""  # the protocols that it would rather speak
+        self.wants_close = False  # Connection: close
         self.keep_alive = False
         self.content_encoding = b""
         self.nominated: set[bytes] | None = None  # headers that Connection declares to be for this hop only
@@ -56,10 +64,15 @@ class Request:
         self._wire = b""  # request line and headers as a worker gets them
 
     @property
+    def is_for_worker(self) -> bool:
+        """Known from the head: a worker will be sent it. Else the front answers by itself, and needs no body for it."""
+        return self.failure is None and self.route is not None and self.method != b"OPTIONS"
+
+    @property
     def is_repeatable(self) -> bool:
         """Another request with this head, and another length, means the same and is served the same way."""
         is_plain = self.keep_alive and not self.is_http10 and not self.waits_for_continue
-        return is_plain and self.content_length >= 0 and self.route is not None and self.failure is None
+        return is_plain and self.content_length >= 0 and self.is_for_worker
 
     def template(self) -> Request:
         """What may be kept to make others of: it holds no body."""
@@ -76,7 +89,7 @@ class Request:
         other.is_http10 = other.is_chunked = False
         other.is_head_complete = other.keep_alive = True
         other.host_count, other.route, other.failure = 1, self.route, None
-        other.key_name = self.key_name
+        other.key_name, other.origin = self.key_name, self.origin
         return other
 
     @property
@@ -94,6 +107,21 @@ class Request:
     @property
     def dialect(self) -> Dialect:
         return "openai" if self.route is None else self.route.dialect
+
+    def to_origin_form(self) -> None:
+        """Of a whole URL the path is what counts here (RFC 9112, section 3.2.2)."""
+        scheme, found, rest = self.target.partition(b"://")
+        if found and scheme.lower() in (b"http", b"https"):
+            _, slash, path = rest.partition(b"/")
+            self.target = slash + path or b"/"
+
+    def framing_head(self) -> bytes:
+        """A head that says no more than where this request's body ends, and what becomes of the connection."""
+        version = b"HTTP/1.0" if self.is_http10 else b"HTTP/1.1"
+        length = b"content-length: %d\r\n" % self.content_length if self.content_length >= 0 else b""
+        coding = b"transfer-encoding: chunked\r\n" if self.is_chunked else b""
+        close = b"connection: close\r\n" if self.wants_close else b""
+        return b"".join((self.method, b" / ", version, b"\r\nhost: a\r\n", length, coding, close, b"\r\n"))
 
     def values(self, name: bytes) -> list[bytes]:
         """Of all headers of this name, which is in lower case."""

@@ -23,15 +23,17 @@ _TLS_HANDSHAKE = 0x16
 _PIPELINE_LIMIT = 32
 #: A long read is parsed so much at a time while it may be a head.
 _HEAD_SLICE_BYTES = 16 * 1024
-#: A body of a refused request is read up to this size, so that the connection can go on.
+#: A body that nothing is done with (of a refused request, of one that the front answers by itself) is read up to this
+#: size and thrown away, so that the connection can go on.
 _WORTH_READING_BYTES = 64 * 1024
+#: The line ends of a chunk: behind its length and behind its data.
+_CHUNK_ENDS_BYTES = 4
+#: Of a header line beside its name and value, and of a request line beside its target, at the least.
+_HEADER_LINE_BYTES = 4
+_REQUEST_LINE_BYTES = 14
 
 
 _taker: Callable[[bytes], Any] = TAKERS.get
-
-
-def _forget(header: tuple[bytes, ...]) -> None:
-    del header
 
 
 class RequestReader:
@@ -42,13 +44,18 @@ class RequestReader:
     is not read any further if that would be much, and carries the failure otherwise. ``acknowledge`` is called when
     the client waits for `100 Continue` and may go on. A head that is in ``known`` was judged when it was put there.
 
+    Whatever is no body counts as a head: headers, trailers, the extensions of chunks. So nothing that a client sends
+    is without a limit, and what the parser keeps of an unfinished line stays short.
+
     The bodies of all that is in ``complete``, and of what arrives, are counted in ``bodies``. Whoever takes a request
-    out takes over to count its body off.
+    out takes over to count its body off. A request that no worker will see (``Request.is_for_worker``) has no body:
+    what it sends as such is thrown away.
     """
 
     __slots__ = (
         "_acknowledge",
         "_bodies",
+        "_chunk_bytes",
         "_head_bytes",
         "_is_at_end",
         "_is_http11",
@@ -57,7 +64,9 @@ class RequestReader:
         "_known",
         "_limits",
         "_parser",
+        "_thrown_away_bytes",
         "complete",
+        "owes_continue",
         "request",
     )
 
@@ -74,9 +83,13 @@ class RequestReader:
         self._parser = httptools.HttpRequestParser(self)
         self.request: Request | None = None  # the one that is arriving
         self.complete: deque[Request] = deque()
-        self._keep: Callable[[tuple[bytes, ...]], None] = _forget  # takes a header that is passed on
+        # Takes a header that is passed on; None: what comes now are trailers.
+        self._keep: Callable[[tuple[bytes, ...]], None] | None = None
         self._is_http11 = False  # the request that is arriving says so in its first line; else it is not known yet
-        self._head_bytes = 0  # seen of the head that is arriving, at most
+        self._head_bytes = 0  # seen of the request that is arriving, less its body: an upper bound
+        self._chunk_bytes = 0  # of the body's chunk that is arriving
+        self._thrown_away_bytes = 0  # of a body that nothing is done with
+        self.owes_continue = False  # `100 Continue`, which must not overtake the answers to what is in ``complete``
         self._is_at_end = False  # the client announced that no request follows
 
     @property
@@ -114,12 +127,14 @@ class RequestReader:
                 self._parser.feed_data(data)
             else:
                 self._feed_slices(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            return self._stay_with_http(data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
             return None if self._is_at_end else _explain(error, data)
         except Refused as refusal:
             return refusal.failure
         request = self.request
-        if (request is None and self.complete) or (request is not None and request.is_head_complete):
+        if request is None and self.complete:
             self._head_bytes = 0
             return None
         return self._watch_head(request)
@@ -132,15 +147,31 @@ class RequestReader:
             self._bodies.count -= len(request.body)
         self.complete.clear()
 
+    def _stay_with_http(self, rest: bytes) -> Failure | None:
+        """A client offers another protocol, such as h2c, and is served as if it had not (RFC 9110, section 7.8).
+
+        The parser takes what follows the head for that protocol. A new one goes on where this one stopped.
+        """
+        request = self.request
+        assert request is not None
+        self._parser = httptools.HttpRequestParser(_BehindUpgrade(self))
+        self._parser.feed_data(request.framing_head())
+        self._head_bytes = 0
+        self._keep = None
+        return self._parse(rest) if rest or self.request is not None else None
+
     def _feed_slices(self, data: bytes) -> None:
         """Much at once: look at what it makes of a head before going on."""
         for start in range(0, len(data), _HEAD_SLICE_BYTES):
-            self._parser.feed_data(data[start : start + _HEAD_SLICE_BYTES])
+            try:
+                self._parser.feed_data(data[start : start + _HEAD_SLICE_BYTES])
+            except httptools.HttpParserUpgrade as upgrade:
+                raise httptools.HttpParserUpgrade(start + upgrade.args[0]) from None
             if (request := self.request) is not None and not request.is_head_complete:
                 self._check_size(request)
 
     def _watch_head(self, request: Request | None) -> Failure | None:
-        """A head that never ends: the parser keeps what it has seen of a header, however long."""
+        """A head or a trailer that never ends: the parser keeps what it has seen of a header, however long."""
         if request is not None and request.header_count > self._limits.header_count:
             return self._too_large(f"more than {self._limits.header_count} of them").failure
         is_too_long = self._head_bytes > self._limits.url_bytes + self._limits.header_bytes
@@ -160,25 +191,54 @@ class RequestReader:
             raise refused(f"URL: longer than {limit} bytes. Shorten it.", status=414, code="url_too_long")
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if (keep := self._keep) is None:
+            self._count_trailer()
+            return
         take = _taker(name.lower())
         if take is None or take(self.request, value):
-            self._keep((name, b": ", value, b"\r\n"))
+            keep((name, b": ", value, b"\r\n"))
+
+    def _count_trailer(self) -> None:
+        request = self.request
+        assert request is not None
+        request.dropped_count += 1
+        if request.header_count > self._limits.header_count:
+            raise self._too_large(f"more than {self._limits.header_count} of them, trailers included")
 
     def on_headers_complete(self) -> None:
         request = self.request
         assert request is not None
         request.is_head_complete = True
-        self._keep = _forget  # what still comes are trailers, which nobody can be sent
+        self._keep = None  # what still comes are trailers, which no worker can be sent
         request.method = self._parser.get_method()
+        if not request.target.startswith(b"/"):
+            request.to_origin_form()
         request.path = request.target.partition(b"?")[0]
         self._check(request)
         request.failure = failure = self._judge(request)
-        if request.waits_for_continue or failure is not None:
-            self._decide_on_body(request, failure)
+        if not request.is_for_worker:
+            self._thrown_away_bytes = 0
+            self._refuse_useless_body(request, failure)
+        elif 0 < request.content_length > self._bodies.limit - self._bodies.count:
+            raise Refused(self._bodies.refusal())
+        elif request.waits_for_continue and request.has_body and not request.is_http10:
+            self._let_go_on()
+
+    def on_chunk_header(self) -> None:
+        self._chunk_bytes = 0
+
+    def on_chunk_complete(self) -> None:
+        """What a chunk needs for its frame is no head; the rest of it is extensions, or zeros."""
+        self._head_bytes -= len(f"{self._chunk_bytes:x}") + _CHUNK_ENDS_BYTES
 
     def on_body(self, piece: bytes) -> None:
         request = self.request
         assert request is not None
+        self._head_bytes -= len(piece)
+        self._chunk_bytes += len(piece)
+        if not request.is_for_worker:
+            self._throw_away(request, piece)
+            return
         body = request.body
         if not body:
             request.body = piece
@@ -195,23 +255,48 @@ class RequestReader:
     def on_message_complete(self) -> None:
         request = self.request
         assert request is not None
+        if request.is_upgrade and self._parser.should_upgrade():
+            return  # only its head is: see `_stay_with_http`
         self._is_http11 = False  # nothing is known of the next request
         request.keep_alive = self._parser.should_keep_alive()
         self._is_at_end = not request.keep_alive
         self.complete.append(request)
         self.request = None
+        lines_bytes = request.header_count * _HEADER_LINE_BYTES + _REQUEST_LINE_BYTES
+        # What is left belongs to the next request, or to lines that are longer than they need be.
+        self._head_bytes = max(1, self._head_bytes - len(request.target) - request.header_bytes - lines_bytes)
         if len(self.complete) > _PIPELINE_LIMIT:
             raise refused(f"pipelining: more than {_PIPELINE_LIMIT} requests ahead. Wait for answers.")
 
     # ---- judging ------------------------------------------------------------------------------------------
 
-    def _decide_on_body(self, request: Request, failure: Failure | None) -> None:
+    def _refuse_useless_body(self, request: Request, failure: Failure | None) -> None:
+        """The body of a request that no worker gets is not read, if that would be much or the client waits for us."""
         is_awaited = request.waits_for_continue and request.has_body
-        if failure is not None:
-            is_long = request.is_chunked or request.content_length > _WORTH_READING_BYTES
-            if is_long or is_awaited:
-                raise Refused(replace(failure, closes=True))
-        elif is_awaited and not request.is_http10:
+        is_long = request.is_chunked or request.content_length > _WORTH_READING_BYTES
+        if failure is None:
+            if request.content_length > _WORTH_READING_BYTES:
+                raise self._useless(request)
+            if is_awaited and not request.is_http10:
+                self._let_go_on()
+        elif is_long or is_awaited:
+            raise Refused(replace(failure, closes=True))
+
+    def _throw_away(self, request: Request, piece: bytes) -> None:
+        self._thrown_away_bytes += len(piece)
+        if self._thrown_away_bytes > _WORTH_READING_BYTES:
+            raise self._useless(request)
+
+    def _useless(self, request: Request) -> Refused:
+        shown = request.path[:128].decode("latin-1")
+        words = f"body: {shown} takes none, and more than {_WORTH_READING_BYTES} bytes of it are not read. Send none."
+        return refused(words, status=413, code="body_too_large")
+
+    def _let_go_on(self) -> None:
+        """Tell a client that waits for it to send its body, once it is this request's turn."""
+        if self.complete:
+            self.owes_continue = True
+        else:
             self._acknowledge()
 
     def _check(self, request: Request) -> None:
@@ -219,14 +304,14 @@ class RequestReader:
             self._check_version(request, self._parser.get_http_version())
         if request.host_count != 1 and not (request.is_http10 and request.host_count == 0):
             raise refused(f"Host: {request.host_count} such headers. Send one.")
-        if request.is_upgrade or request.method == b"CONNECT":
-            raise refused("Upgrade: not offered here. Use plain HTTP/1.1, also instead of h2c.")
-        if not request.target.startswith(b"/"):
-            raise refused("URL: not a path. Send the path alone, without scheme and host.")
+        if request.method == b"CONNECT":
+            raise refused("CONNECT: this is no proxy. Send the request itself.")
+        if request.is_upgrade and b"websocket" in request.upgrade.lower():
+            raise refused("Upgrade: there is no WebSocket here. Use plain HTTP/1.1.")
+        if not request.path.startswith(b"/") and (request.path != b"*" or request.method != b"OPTIONS"):
+            raise refused("URL: not a path. Send the path alone, or a whole http:// or https:// URL.")
         if request.content_length > self._limits.body_bytes:
             raise self._too_long()
-        if 0 < request.content_length > self._bodies.limit - self._bodies.count:
-            raise Refused(self._bodies.refusal())
         if request.content_encoding:
             shown = request.content_encoding[:32].decode("latin-1")
             message = f"Content-Encoding: {shown} is not accepted. Send the body as it is."
@@ -254,6 +339,28 @@ class RequestReader:
 
     def _too_large(self, words: str) -> Refused:
         return refused(f"headers: {words}. Send fewer.", status=431, code="header_too_large")
+
+
+class _BehindUpgrade:
+    """A reader's callbacks for a parser that first reads a head again, of which the reader knows all."""
+
+    def __init__(self, reader: RequestReader) -> None:
+        self._reader, self._is_again = reader, True
+        self.on_url, self.on_header = self._unless_again(reader.on_url), self._unless_again(reader.on_header)
+        self.on_chunk_header, self.on_chunk_complete = reader.on_chunk_header, reader.on_chunk_complete
+        self.on_body, self.on_message_complete = reader.on_body, reader.on_message_complete
+
+    def _unless_again(self, callback: Callable[..., None]) -> Callable[..., None]:
+        return lambda *arguments: None if self._is_again else callback(*arguments)
+
+    def on_message_begin(self) -> None:
+        if not self._is_again:
+            self._reader.on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        if not self._is_again:
+            self._reader.on_headers_complete()
+        self._is_again = False
 
 
 def _explain(error: httptools.HttpParserError, data: bytes) -> Failure:

@@ -32,9 +32,9 @@ class Route:
     generates: bool = True
 
 
-_POST = (b"POST", b"OPTIONS")
-_POST_OR_PUT = (b"POST", b"PUT", b"OPTIONS")
-_GET = (b"GET", b"OPTIONS")
+_POST = (b"POST",)
+_POST_OR_PUT = (b"POST", b"PUT")
+_GET = (b"GET",)
 
 _JSON_PATHS = (
     # OpenAI's, in both engines unless noted.

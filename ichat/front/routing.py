@@ -31,11 +31,16 @@ class RoutingTable:
         "_workers",
         "all_keys",
         "by_name",
+        "has_been_ready",
         "models",
         "number_keys",
         "processes",
         "was_ready",
     )
+
+    @property
+    def retry_after_s(self) -> int:
+        return self._timeouts.retry_after_s
 
     def __init__(self, timeouts: Timeouts, report: Callable[[messages.Message], None], processes: int = 1) -> None:
         self._timeouts, self._report, self.processes = timeouts, report, processes
@@ -44,7 +49,8 @@ class RoutingTable:
         self.models: list[Model] = []
         # What a search through a long body must find; ``number_keys`` where nothing is generated.
         self.all_keys = self.number_keys = keys_of(())
-        self.was_ready = False
+        self.was_ready = False  # every model, once
+        self.has_been_ready = False  # any of them, once
 
     def replace(self, routes: messages.Routes) -> None:
         """Workers among the others get nothing more; those that are gone are ended."""
@@ -52,6 +58,8 @@ class RoutingTable:
         removed = {model.name: model for model in self.models}
         self.models = [self._model(route, removed) for route in routes.models]
         self.was_ready = self.was_ready or routes.was_ready
+        is_one_ready = any(route.state == "ready" for route in routes.models)
+        self.has_been_ready = self.has_been_ready or self.was_ready or is_one_ready
         for instance in routes.others:
             self._worker(instance, known)
         for model, route in zip(self.models, routes.models, strict=True):
@@ -92,11 +100,15 @@ class RoutingTable:
         if name is not None and (model := self.by_name.get(name)) is not None:
             return model
         if not self.models:
-            retry_after_s = self._timeouts.retry_after_s
-            return Failure(503, "model_loading", f"starting. Try again in {retry_after_s} s.", retry_after_s)
+            return self.refusal("starting")
         if name is not None:
             return model_not_found(name, self.served_names())
         return self.models[0] if len(self.models) == 1 else model_missing(self.served_names())
+
+    def refusal(self, words: str) -> Failure:
+        """No model takes a request now."""
+        retry_after_s = self._timeouts.retry_after_s
+        return Failure(503, "model_loading", f"{words}. Try again in {retry_after_s} s.", retry_after_s)
 
     def dismiss(self) -> None:
         """Refuse those who have waited long enough for their model."""

@@ -40,6 +40,8 @@ _RESERVED_DESCRIPTORS = 128
 #: So long before the deadline what is left is ended: time for the last words to leave.
 _LAST_WORDS_S = 1.0
 _DRAIN_POLL_S = 0.02
+#: Of a terminal, and of log rotation that takes every process of a container for a daemon.
+_PASSED_OVER = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Front:
@@ -58,6 +60,7 @@ class Front:
         self._keyring = Keyring(start.api_keys)
         limits = cast("Limits", self._live_limits)
         self._reception = Reception(limits, timeouts, self._keyring, self._table, self._traffic)
+        self._reception.origins.replace(start.cors_origins)
         self._reception.connection_limit = _affordable(limits.connections, start.processes)
         self._reception.metrics = MetricsDesk(
             self._render, self._ready_workers, timeouts, channel.send, start.number, start.processes
@@ -68,12 +71,19 @@ class Front:
         self._deadline = float("inf")
         self._drain_news = asyncio.Event()
         self._draining: asyncio.Task[None] | None = None
+        self._is_drained = False
 
     async def run(self, listeners: list[socket.socket]) -> ExitCode:
-        """Connections wait in the kernel until the launcher has said what there is to serve."""
+        """Connections wait in the kernel until the launcher has said what there is to serve.
+
+        Only the launcher ends a front: by SIGTERM once it has drained, or by its own end. Before that SIGTERM changes
+        nothing, since a service manager may send it to every process at once (systemd's KillMode=control-group).
+        """
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
-        loop.add_signal_handler(signal.SIGTERM, stop.set)
+        loop.add_signal_handler(signal.SIGTERM, self._told_to_leave, stop)
+        for number in _PASSED_OVER:
+            loop.add_signal_handler(number, _log.info, "front: %s changes nothing", number.name)
         self._servers = [
             await loop.create_server(self._new_connection, sock=listener, backlog=_BACKLOG, start_serving=False)
             for listener in listeners
@@ -95,6 +105,12 @@ class Front:
             if self._draining is not None:
                 self._draining.cancel()
             self._channel.close()
+
+    def _told_to_leave(self, stop: asyncio.Event) -> None:
+        if self._is_drained:
+            stop.set()
+        else:
+            _log.info("front: SIGTERM changes nothing before the launcher has had it drain")
 
     def _new_connection(self) -> ClientConnection:
         if self._certificate is None:
@@ -150,6 +166,7 @@ class Front:
         self._live_timeouts.replace(message.timeouts)
         self._reception.bodies.configure()
         self._keyring.replace(message.api_keys)
+        self._reception.origins.replace(message.cors_origins)
         self._reception.known.forget()
         self._reception.connection_limit = _affordable(self._live_limits.connections, self._processes)
         if self._certificate is not None:
@@ -181,8 +198,11 @@ class Front:
         while True:
             await asyncio.sleep(self._timeouts.sweep_every_s)
             now = time.monotonic()
-            for client in [client for client in self._reception.clients if client.deadline <= now]:
+            clients = self._reception.clients
+            for client in [client for client in clients if client.deadline <= now]:
                 client.expire()
+            for client in [client for client in clients if client.is_deaf]:
+                client.look_for_leaving()
             self._table.dismiss()
             self._tell_load()
             self._traffic.refill_retries()
@@ -216,6 +236,7 @@ class Front:
         for client in list(self._reception.clients):
             client.end(failure)
         await self._until(self._is_flushed, margin_s=_LAST_WORDS_S / 2)
+        self._is_drained = True
         self._channel.send(messages.FrontDrained(aborted))
         _log.info("front: drained aborted=%s", aborted)
 

@@ -1,12 +1,14 @@
 """SGLang's ``stop_regex``: whether matching one could hold its scheduler up.
 
-After every token SGLang searches the end of the answer for it, or all of the answer, with Python's backtracking ``re``.
-So an expression that can match from one place in a great many ways stops every answer of the engine.
+After every token SGLang searches the end of the answer for it with Python's backtracking ``re``: as much of it as the
+expression can match at most, or all of it where that is unbounded. So an expression that can match from one place in a
+great many ways, or one that makes each token cost more than the one before, stops every answer of the engine.
 """
 
 from __future__ import annotations
 
 import re
+import warnings
 from re import _constants as op  # type: ignore[attr-defined]  # what `re` itself makes of an expression
 from re import _parser  # type: ignore[attr-defined]
 from typing import Any
@@ -35,54 +37,53 @@ def slow_stop(value: Any) -> str | None:
         if len(expression) > _MAX_CHARACTERS:
             return f"longer than {_MAX_CHARACTERS} characters. Shorten it."
         try:
-            _Ways().of(_parser.parse(expression))
+            _ways_of(_parsed(expression))
         except _TooManyError:
-            words = "can match in so many ways that it may take for ever"
-            return f"{words}. Use one of * and + at most, none in what is repeated, and small {{m,n}} otherwise."
-        except (re.error, OverflowError):
+            words = "can match in so many ways, or so much, that it may take for ever"
+            return f"{words}. Use small {{m,n}} instead of * and +."
+        except (re.error, OverflowError, ValueError, RecursionError):
             continue  # the engine's to refuse
     return None
 
 
-class _Ways:
-    """Counts them, over a parsed expression."""
+def _parsed(expression: str) -> Any:
+    with warnings.catch_warnings():  # of sets that may come to mean something else, in every log
+        warnings.simplefilter("ignore")
+        return _parser.parse(expression)
 
-    def __init__(self) -> None:
-        self._unbounded = 0
 
-    def of(self, sequence: Any) -> int:
-        ways = 1
-        for kind, detail in sequence:
-            ways = _bounded(ways * self._of_one(kind, detail))
-        return ways
+def _ways_of(sequence: Any) -> int:
+    ways = 1
+    for kind, detail in sequence:
+        ways = _bounded(ways * _ways_of_one(kind, detail))
+    return ways
 
-    def _of_one(self, kind: Any, detail: Any) -> int:
-        if kind in _REPEATS:
-            return self._of_repeat(*detail)
-        if kind is op.BRANCH:
-            return self._of_branches(detail[1])
-        if kind is op.GROUPREF_EXISTS:
-            return self._of_branches([branch for branch in detail[1:] if branch is not None])
-        # A group, an assertion or an atomic group: what is inside stands last.
-        inside = detail[-1] if isinstance(detail, tuple) else detail
-        return self.of(inside) if isinstance(inside, _parser.SubPattern) else 1
 
-    def _of_repeat(self, least: int, most: int, inside: Any) -> int:
-        ways = self.of(inside)
-        if most is not op.MAXREPEAT and most <= _MAX_WAYS:
-            return _bounded((most - least + 1) * _power(ways, most))
-        self._unbounded += 1
-        if ways > 1 or self._unbounded > 1:
-            raise _TooManyError
-        return 1
+def _ways_of_one(kind: Any, detail: Any) -> int:
+    if kind in _REPEATS:
+        return _ways_of_repeat(*detail)
+    if kind is op.BRANCH:
+        return _ways_of_branches(detail[1])
+    if kind is op.GROUPREF_EXISTS:
+        return _ways_of_branches([branch for branch in detail[1:] if branch is not None])
+    # A group, an assertion or an atomic group: what is inside stands last.
+    inside = detail[-1] if isinstance(detail, tuple) else detail
+    return _ways_of(inside) if isinstance(inside, _parser.SubPattern) else 1
 
-    def _of_branches(self, branches: list[Any]) -> int:
-        ways = [self.of(branch) for branch in branches]
-        begins = [branch[0] if len(branch) else None for branch in branches]
-        are_literal = all(begin is not None and begin[0] is op.LITERAL for begin in begins)
-        if are_literal and len({chr(begin[1]).casefold() for begin in begins if begin is not None}) == len(begins):
-            return max(ways)  # the first character decides between them
-        return _bounded(sum(ways))
+
+def _ways_of_repeat(least: int, most: int, inside: Any) -> int:
+    if most is op.MAXREPEAT or most > _MAX_WAYS:
+        raise _TooManyError
+    return _bounded((most - least + 1) * _power(_ways_of(inside), most))
+
+
+def _ways_of_branches(branches: list[Any]) -> int:
+    ways = [_ways_of(branch) for branch in branches]
+    begins = [branch[0] if len(branch) else None for branch in branches]
+    are_literal = all(begin is not None and begin[0] is op.LITERAL for begin in begins)
+    if are_literal and len({chr(begin[1]).casefold() for begin in begins if begin is not None}) == len(begins):
+        return max(ways)  # the first character decides between them
+    return _bounded(sum(ways))
 
 
 def _power(ways: int, times: int) -> int:

@@ -103,6 +103,7 @@ class Traffic:
     """
 
     __slots__ = (
+        "_most_in_flight",
         "_requests_seen",
         "_retry_debt",
         "connections",
@@ -131,6 +132,7 @@ class Traffic:
         self.lost = self.left = 0
         self._requests_seen = 0
         self._retry_debt = 0.0
+        self._most_in_flight = 0  # at any retry since there was no debt
 
     # ---- requests -----------------------------------------------------------------------------------------
 
@@ -188,8 +190,10 @@ class Traffic:
         self._retry_debt = max(0.0, self._retry_debt - earned)
 
     def spend_retry(self, model: str, *, is_free: bool = False) -> bool:
-        # A worker that ends takes with it what it has, at most all that is in flight.
-        if not is_free and self._retry_debt + 1 > max(_RETRY_FLOOR, self.in_flight):
+        # A worker that ends takes with it what it has: at most all that was in flight when the first of them failed.
+        # Some of the others have had their answers by the time the last one fails.
+        self._most_in_flight = max(self._most_in_flight if self._retry_debt else 0, self.in_flight)
+        if not is_free and self._retry_debt + 1 > max(_RETRY_FLOOR, self._most_in_flight):
             return False
         self._retry_debt += not is_free
         self.model(model).retries += 1

@@ -183,11 +183,15 @@ class Worker:
     def _rest_s(self) -> float:
         return float(min(_FIRST_REST_S * 2 ** min(self.failures, 8), _LONGEST_REST_S))
 
+    def rest(self) -> None:
+        """Others are preferred for a moment, longer each time until it has answered a request."""
+        self.rests_until = time.monotonic() + self._rest_s
+        self.failures += 1
+
     def note_failure(self, words: str, *, is_lost: bool = False) -> None:
         """Let it rest a moment, where others can serve; tell the launcher if it seems gone."""
         now = time.monotonic()
-        self.rests_until = now + self._rest_s
-        self.failures += 1
+        self.rest()
         _log.debug("%s", words)
         if is_lost and not self.is_retired and now - self._reported_at >= _FAULTS_APART_S:
             self._reported_at = now

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ichat.front.worker import Worker
 
 _LONG_READ_BYTES = 16 * 1024
+_HIGHEST_STATUS = 599
 
 
 class ResponseReceiver(Protocol):
@@ -56,7 +57,7 @@ class WorkerConnection(asyncio.Protocol):
         "_worker",
         "has_received",
         "idle_since",
-        "is_reused",
+        "was_refused",
     )
 
     def __init__(self, worker: Worker) -> None:
@@ -70,7 +71,7 @@ class WorkerConnection(asyncio.Protocol):
         self._is_paused = False
         self._raw_left = 0  # of a long body of known length, which needs no parser
         self.has_received = False  # a byte of the present response
-        self.is_reused = False  # it was idle before it got this request: it may have ended in the meantime
+        self.was_refused = False  # it ended before the worker had read the request
         self.idle_since = 0.0  # 0: carries a request
 
     # ---- for the receiver ---------------------------------------------------------------------------------
@@ -85,7 +86,6 @@ class WorkerConnection(asyncio.Protocol):
         if self._parser is None:
             self._parser = httptools.HttpResponseParser(self)
         self._is_head_complete = self._is_head_told = self._is_complete = self.has_received = False
-        self.is_reused = self.idle_since > 0
         self.idle_since = 0.0
         if body:
             self._transport.writelines((head, body))
@@ -122,6 +122,10 @@ class WorkerConnection(asyncio.Protocol):
         self._worker.opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """The kernel tells what became of the request: it resets a unix socket that is closed with unread bytes, or
+        refuses to write to it. One that simply ends was closed by a worker that had read everything.
+        """
+        self.was_refused = isinstance(exc, ConnectionResetError | BrokenPipeError) and not self.has_received
         self._transport = None
         self._parser = None  # a ring that only the garbage collector could break
         self._worker.closed(self)
@@ -166,6 +170,8 @@ class WorkerConnection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         self._head.status = status = self._parser.get_status_code()
+        if status > _HIGHEST_STATUS:
+            raise ValueError(f"{status} is no status of HTTP")
         self._is_head_complete = status >= 200
 
     def on_body(self, piece: bytes) -> None:

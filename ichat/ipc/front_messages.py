@@ -17,6 +17,7 @@ class StartFront:
     limits: dict[str, Any]  # config.schema.Limits, as JSON
     timeouts: dict[str, Any]  # config.schema.Timeouts, as JSON
     api_keys: dict[str, str]  # key by name
+    cors_origins: list[str] = field(default_factory=list)  # as server.cors_origins
     log_format: str = "text"  # of ichat's own lines, as server.log_format
     tls_cert_file: str | None = None
     tls_key_file: str | None = None
@@ -39,6 +40,7 @@ class Configure:
     limits: dict[str, Any]
     timeouts: dict[str, Any]
     api_keys: dict[str, str]
+    cors_origins: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ _HOT_SETTINGS = (
     "server.api_key",
     "server.api_keys",
     "server.api_key_files",
+    "server.cors_origins",
 )
 
 

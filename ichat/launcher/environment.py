@@ -16,6 +16,7 @@ from ichat.errors import ConfigError, Problem
 from ichat.launcher.host import must_do_without_workers, sees_nvidia_device
 
 SYSTEM_LIBRARIES = Path("/usr/lib")
+_OPENSSL_CONF = Path(__file__).parents[1] / "front" / "openssl.cnf"
 #: Secrets that only a worker may see: it downloads the model.
 _WORKERS_ONLY = ("HF_TOKEN", "HF_TOKEN_FILE", "HUGGING_FACE_HUB_TOKEN")
 
@@ -53,7 +54,9 @@ def is_installed(model: Model) -> bool:
 
 
 def for_front(inherited: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in _plain(inherited).items() if name not in _WORKERS_ONLY}
+    """OpenSSL is set up by ichat's own file, unless the user has one."""
+    plain = {name: value for name, value in _plain(inherited).items() if name not in _WORKERS_ONLY}
+    return {"OPENSSL_CONF": str(_OPENSSL_CONF)} | plain
 
 
 def for_worker(inherited: Mapping[str, str], model: Model, tmp_dir: str, gpus: Sequence[str] = ()) -> dict[str, str]:

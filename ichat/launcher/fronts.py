@@ -68,6 +68,7 @@ class Fronts:
             limits=server.limits.model_dump(mode="json"),
             timeouts=settings.timeouts.model_dump(mode="json"),
             api_keys=api_keys(server),
+            cors_origins=list(server.cors_origins),
         )
         for ward in self.wards:
             ward.send(message)
@@ -96,6 +97,7 @@ class Fronts:
             limits=server.limits.model_dump(mode="json"),
             timeouts=self._settings.timeouts.model_dump(mode="json"),
             api_keys=api_keys(server),
+            cors_origins=list(server.cors_origins),
             log_format=server.log_format,
             tls_cert_file=server.tls_cert_file,
             tls_key_file=server.tls_key_file,

@@ -13,6 +13,7 @@ from ichat.ipc.messages import Message
 from ichat.launcher.liveness import Liveness
 from ichat.launcher.process import Exit
 from ichat.launcher.restarts import Ending
+from ichat.system import activity
 
 #: What a dead child said last is still on its way to us for so long, at most.
 _LAST_WORDS_S = 0.2
@@ -50,7 +51,8 @@ class Life(abc.ABC):
         self.was_ready = False
         self._timeouts, self._start_s = timeouts, start_s
         self._over: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
-        self._liveness = Liveness(process.send, self, timeouts)
+        # Its loop runs in its first thread.
+        self._liveness = Liveness(process.send, self, timeouts, lambda: activity.of_thread(process.pid, process.pid))
         self._watching: asyncio.Task[None] | None = None
         self._once_ready: Callable[[], None] = lambda: None
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ichat.config.schema import Admin, Server
 from ichat.errors import ConfigError, IchatError, PermissionDeniedError, Problem, TemporaryError
-from ichat.launcher import process_table
+from ichat.system import process_table
 
 #: The kernel cuts it to net.core.somaxconn. A burst of clients must find room while the front is restarted.
 BACKLOG = 4096

@@ -8,9 +8,12 @@ from typing import Protocol
 
 from ichat.config.schema import Timeouts
 from ichat.ipc.messages import Ping
+from ichat.system.activity import Activity, Watch
 
 #: Waiting is counted in own turns of this length: if the whole machine pauses, that is one turn and nobody's hang.
 _TURN_S = 0.5
+#: A loop of which nothing was seen for so long does nothing, whatever else the machine has to do.
+_QUIET_S = 2.0
 
 
 class Doubt(Protocol):
@@ -24,10 +27,16 @@ class Doubt(Protocol):
 
 
 class Liveness:
-    """Asks one child every ``probe_every_s``; one question is outstanding at most."""
+    """Asks one child every ``probe_every_s``; one question is outstanding at most.
 
-    def __init__(self, send: Callable[[Ping], None], doubt: Doubt, timeouts: Timeouts) -> None:
-        self._send, self._doubt, self._timeouts = send, doubt, timeouts
+    ``activity`` tells what the thread of its loop does. A loop that computes (SGLang tokenizes there, 1.5 s for a
+    megabyte), or that waits for a core, does not answer in time and does not hang.
+    """
+
+    def __init__(
+        self, send: Callable[[Ping], None], doubt: Doubt, timeouts: Timeouts, activity: Callable[[], Activity]
+    ) -> None:
+        self._send, self._doubt, self._timeouts, self._activity = send, doubt, timeouts, activity
         self._number = 0
         self._answered = asyncio.Event()
 
@@ -36,26 +45,31 @@ class Liveness:
             self._answered.set()
 
     async def watch(self) -> None:
-        """Returns when the child has not answered within ``probe_limit_s``: it hangs."""
+        """Returns when the child hangs: no answer within ``probe_limit_s``, or ``busy_limit_s`` while it is at work."""
         suspect_s = min(self._timeouts.probe_suspect_s, self._timeouts.probe_limit_s)
         while True:
             self._number += 1
             self._answered.clear()
             self._send(Ping(self._number))
-            if not await self._answers_within(suspect_s):
+            watch = Watch(self._activity())
+            if not await self._answers_within(suspect_s, watch):
                 self._doubt.suspect()
-                if not await self._answers_within(self._timeouts.probe_limit_s - suspect_s):
-                    return
+                if not await self._answers_within(self._timeouts.probe_limit_s - suspect_s, watch):
+                    more_s = self._timeouts.busy_limit_s - self._timeouts.probe_limit_s
+                    if not await self._answers_within(more_s, watch, while_at_work=True):
+                        return
                 self._doubt.clear()
             await asyncio.sleep(self._timeouts.probe_every_s)
 
-    async def _answers_within(self, limit_s: float) -> bool:
+    async def _answers_within(self, limit_s: float, watch: Watch, *, while_at_work: bool = False) -> bool:
         while limit_s > 0 and not self._answered.is_set():
+            if while_at_work and (watch.quiet_s >= _QUIET_S or self._activity().is_stopped):
+                break
             turn_s = min(_TURN_S, limit_s)
             limit_s -= turn_s
             try:
                 async with asyncio.timeout(turn_s):
                     await self._answered.wait()
             except TimeoutError:
-                continue
+                watch.look(self._activity(), turn_s)
         return self._answered.is_set()

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ichat.launcher import process_table
 from ichat.launcher.memory_limit import MemoryLimit
+from ichat.system import process_table
 
 _QUERY = ("nvidia-smi", "--query-gpu=index,uuid,memory.free,memory.total", "--format=csv,noheader,nounits")
 _QUERY_S = 5.0

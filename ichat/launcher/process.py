@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ichat.errors import ResourceError
-from ichat.launcher import process_table
-from ichat.launcher.process_table import Process
+from ichat.system import process_table
+from ichat.system.process_table import Process
 
 _PR_SET_CHILD_SUBREAPER = 36
 _FIRST_LOOK_S = 0.002

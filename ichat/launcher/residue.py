@@ -8,8 +8,8 @@ import logging
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from ichat.launcher import process_table
 from ichat.launcher.process import kill_group
+from ichat.system import process_table
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # this module comes first of all, and asyncio alone takes lon
 
 
 class StopSignals:
-    """Counts SIGTERM and SIGINT, and passes SIGHUP on.
+    """Counts SIGTERM and SIGINT, and passes SIGHUP on. SIGUSR1 and SIGUSR2, as of log rotation, change nothing.
 
     Made before the heavy imports, so that a stop in the first instants is not lost.
 
@@ -29,6 +29,8 @@ class StopSignals:
         self._reload: Callable[[], None] = lambda: None
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._note)
+        for number in (signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, lambda *_: None)  # not SIG_IGN, which the engines would inherit
         # The terminal has gone: as good as Ctrl-C. Without one SIGHUP tells a daemon to read its configuration again.
         is_at_terminal = sys.stdin is not None and sys.stdin.isatty()
         signal.signal(signal.SIGHUP, self._note if is_at_terminal else self._note_reload)

@@ -11,6 +11,8 @@ from ichat.ipc.messages import Message, State
 
 #: A phase of its own in the words, within any phase of the start.
 _COMPILING = "compiling kernels"
+#: What is done when a life is over: the same words as `Instance.ended` and `died` have.
+_OVER = "cleaning up after"
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,11 @@ class Status:
 
 
 def after(status: Status, message: Message, now: float) -> Status:
-    """The status once the worker has said this."""
+    """The status once the worker has said this; what it says when its life is over changes nothing."""
+    return status if status.doing == _OVER else _after(status, message, now)
+
+
+def _after(status: Status, message: Message, now: float) -> Status:
     changes: dict[str, Any]
     match message:
         case messages.WorkerPhase() | messages.WorkerCompiling() if status.state == "starting":
@@ -129,7 +135,8 @@ def after(status: Status, message: Message, now: float) -> Status:
         case messages.WorkerStopping() if status.state in ("starting", "ready"):
             changes = {"state": "draining", "detail": ""}
         case messages.WorkerFailed(words=words):
-            changes = {"state": "failed", "doing": "failed", "detail": words}
+            # Whether it is started again is the supervisor's to say: until then requests may wait for it.
+            changes = {"state": "starting", "doing": _OVER, "detail": words}
         case _:
             return status
     return replace(status, **{"since": now, **changes})

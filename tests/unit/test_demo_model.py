@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import os
 import re
 import struct
 import sys
+import warnings
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -175,10 +177,17 @@ def test_one_question_of_each_topic_is_held_out_but_never_the_first(topics):
 
 
 def test_the_weights_were_trained_on_this_data():
+    """A new setting must not oblige anybody to train: until a release the weights may be older than the questions."""
+    if _json("training.json")["questions_sha256"] == _module("dataset").fingerprint():
+        return
+    words = "models/demo/questions differs from what the weights were trained on: run models/demo/train.py"
+    if os.environ.get("ICHAT_RELEASE_CHECK"):
+        pytest.fail(words)
+    warnings.warn(words, stacklevel=1)
+
+
+def test_the_weights_are_those_that_were_measured():
     record = _json("training.json")
-    assert record["questions_sha256"] == _module("dataset").fingerprint(), (
-        "models/demo/questions differs from what the weights were trained on: run models/demo/train.py"
-    )
     files = {name: hashlib.sha256((DEMO / name).read_bytes()).hexdigest() for name in record["files_sha256"]}
     assert files == record["files_sha256"]
 

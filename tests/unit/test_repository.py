@@ -96,7 +96,7 @@ def test_no_file_names_a_path_of_somebodys_machine() -> None:
 
 @pytest.mark.parametrize("path", [*PACKAGE, *TOOLS], ids=name_of)
 def test_a_file_fits_in_one_sitting(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 300
+    assert len(path.read_text().splitlines()) <= 400
 
 
 @pytest.mark.parametrize("path", [*PACKAGE, *TOOLS], ids=name_of)

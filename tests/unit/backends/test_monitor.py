@@ -9,6 +9,7 @@ import pytest
 from ichat.backends.monitor import Judgement, Monitor, Signs, judge, scan_while
 from ichat.config.schema import Timeouts
 from ichat.errors import EngineError
+from ichat.system.activity import Activity
 
 TIMEOUTS = Timeouts()
 
@@ -16,17 +17,23 @@ TIMEOUTS = Timeouts()
 @pytest.mark.parametrize(
     ("signs", "judgement"),
     [
-        (Signs(2.5, in_flight=0, is_computing=False), Judgement.WAIT),
-        (Signs(3, in_flight=0, is_computing=False), Judgement.SUSPECT),
-        (Signs(3, in_flight=0, is_computing=True), Judgement.SUSPECT),
-        (Signs(10, in_flight=0, is_computing=True), Judgement.HANGS),
-        (Signs(3, in_flight=1, is_computing=True), Judgement.WAIT),
-        (Signs(120, in_flight=1, is_computing=True), Judgement.WAIT),
-        (Signs(900, in_flight=1, is_computing=True), Judgement.HANGS),
-        (Signs(3, in_flight=1, is_computing=False, stopped=("VLLM::Worker",)), Judgement.SUSPECT),
-        (Signs(10, in_flight=1, is_computing=True, stopped=("VLLM::Worker",)), Judgement.HANGS),
-        (Signs(9.5, in_flight=1, is_computing=False), Judgement.WAIT),
-        (Signs(10, in_flight=1, is_computing=False), Judgement.HANGS),
+        (Signs(2.5, in_flight=0, quiet_s=2.5), Judgement.WAIT),
+        (Signs(3, in_flight=0, quiet_s=3), Judgement.SUSPECT),
+        (Signs(10, in_flight=0, quiet_s=10), Judgement.HANGS),
+        # Nothing to do, and at work all the same: it goes in circles, as soon as it has had the time for an answer.
+        (Signs(3, in_flight=0, quiet_s=0, used_s=3), Judgement.WAIT),
+        (Signs(5, in_flight=0, quiet_s=0, used_s=5), Judgement.SUSPECT),
+        (Signs(10, in_flight=0, quiet_s=0, used_s=10), Judgement.HANGS),
+        # Nothing to do, and hardly a core to answer with: a machine that is busy, or a quota.
+        (Signs(60, in_flight=0, quiet_s=0, used_s=2), Judgement.WAIT),
+        (Signs(3, in_flight=1, quiet_s=0, used_s=3), Judgement.WAIT),
+        (Signs(120, in_flight=1, quiet_s=0, used_s=120), Judgement.WAIT),
+        (Signs(120, in_flight=1, quiet_s=1.5, used_s=2), Judgement.WAIT),
+        (Signs(900, in_flight=1, quiet_s=0, used_s=900), Judgement.HANGS),
+        (Signs(3, in_flight=1, quiet_s=0, stopped=("VLLM::Worker",)), Judgement.SUSPECT),
+        (Signs(10, in_flight=1, quiet_s=0, stopped=("VLLM::Worker",)), Judgement.HANGS),
+        (Signs(9.5, in_flight=1, quiet_s=9.5), Judgement.WAIT),
+        (Signs(10, in_flight=1, quiet_s=2), Judgement.HANGS),
     ],
 )
 def test_an_idle_engine_hangs_sooner_than_one_that_computes(signs: Signs, judgement: Judgement) -> None:
@@ -36,8 +43,8 @@ def test_an_idle_engine_hangs_sooner_than_one_that_computes(signs: Signs, judgem
 class Patient:
     """An engine that answers a probe after ``answers_in_s``, and shows the signs it is told to."""
 
-    def __init__(self, answers_in_s: float, *, cores: float = 0.0, requests: int = 0) -> None:
-        self.answers_in_s, self.cores, self.requests = answers_in_s, cores, requests
+    def __init__(self, answers_in_s: float, *, cores: float = 0.0, queued: float = 0.0, requests: int = 0) -> None:
+        self.answers_in_s, self.cores, self.queued, self.requests = answers_in_s, cores, queued, requests
         self.probes = self.looks = 0
         self.tokens = 0.0
         self.is_commanded = False
@@ -55,8 +62,9 @@ class Patient:
     def stopped_processes(self) -> tuple[str, ...]:
         return ()
 
-    def cpu_s(self) -> float:
-        return asyncio.get_running_loop().time() * self.cores
+    def activity(self) -> Activity:
+        now = asyncio.get_running_loop().time()
+        return Activity(now * self.cores, now * self.queued)
 
     def look_around(self) -> None:
         self.looks += 1
@@ -118,6 +126,16 @@ async def test_a_legal_prefill_of_two_minutes_is_no_hang(looptime: object) -> No
         await asyncio.wait_for(Monitor(patient, TIMEOUTS, news).run(), 124)
     assert news.heard == []
     assert patient.probes == 1
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("requests", [0, 1])
+async def test_an_engine_that_waits_for_a_core_is_no_hang(looptime: object, requests: int) -> None:
+    """A hundredth of a core, as under a quota or beside thirty others: an answer takes a minute."""
+    news, patient = News(), Patient(answers_in_s=60, cores=0.01, queued=0.9, requests=requests)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(Monitor(patient, TIMEOUTS, news).run(), 64)
+    assert news.heard == []
 
 
 @pytest.mark.looptime

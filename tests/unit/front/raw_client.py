@@ -52,7 +52,7 @@ class Client:
         first, *lines = head[:-4].decode("latin-1").split("\r\n")
         headers = [(name, value) for name, _, value in (line.partition(": ") for line in lines)]
         response = Response(int(first.split(" ")[1]), headers, b"", True, head)
-        if response.status < 200:
+        if response.status < 200 or response.status in (204, 304):
             return response
         if response.header("transfer-encoding") == "chunked":
             await self._read_chunks(response)

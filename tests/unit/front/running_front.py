@@ -92,6 +92,7 @@ def listening_socket() -> socket.socket:
 def start_message(
     *,
     api_keys: list[str] | None = None,
+    cors_origins: list[str] | None = None,
     limits: dict[str, Any] | None = None,
     tls: tuple[str, str] | None = None,
     number: int = 0,
@@ -102,6 +103,7 @@ def start_message(
         limits=Limits(**(limits or {})).model_dump(mode="json"),
         timeouts=Timeouts(**({"sweep_every_s": 0.02} | timeouts)).model_dump(mode="json"),
         api_keys={f"key{number}": key for number, key in enumerate(api_keys or [])},
+        cors_origins=cors_origins or [],
         tls_cert_file=tls[0] if tls else None,
         tls_key_file=tls[1] if tls else None,
         number=number,

@@ -51,9 +51,13 @@ class Turn:
         await self.send(b"%x\r\n%b\r\n" % (len(data), data))
 
     def abort(self) -> None:
-        """End as a killed process does."""
+        """End as a killed process does that had read the request."""
         self.keeps_open = False
         self.writer.transport.abort()
+
+    def read_no_more(self) -> None:
+        """What comes on this connection from now on stays in the kernel, where the front has written it."""
+        self.writer.transport.pause_reading()  # type: ignore[attr-defined]
 
     async def until_client_left(self, limit_s: float = 2.0) -> bool:
         with contextlib.suppress(ConnectionError):
@@ -75,6 +79,7 @@ class ScriptedWorker:
     def __init__(self, path: str) -> None:
         self.path = path
         self.script: Script = answer_json
+        self.slams = False  # ends each new connection without reading from it
         self.seen: list[Seen] = []
         self.open_connections = 0
         self.connections = 0
@@ -102,6 +107,8 @@ class ScriptedWorker:
         self.open_connections += 1
         number = self.connections
         self._writers.add(writer)
+        if self.slams:
+            writer.transport.abort()
         try:
             while True:
                 seen = await self._read(reader, number)

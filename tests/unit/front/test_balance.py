@@ -122,25 +122,43 @@ def answering(status: int) -> Callable[[Turn], Awaitable[None]]:
     return script
 
 
-BAD = [answering(500), answering(502), answering(503), answering(504), resetting, half_an_answer]
-
-
-@pytest.mark.parametrize("script", BAD)
+@pytest.mark.parametrize("status", [502, 503, 504])
 async def test_thousands_of_requests_beside_a_worker_that_always_fails_all_succeed(
-    worker: ScriptedWorker, script: Callable[[Turn], Awaitable[None]]
+    worker: ScriptedWorker, status: int
 ) -> None:
-    worker.script = script
+    worker.script = answering(status)
     async with running_worker() as good, running_front(worker, good) as front:
         statuses = await load(front, clients=32, each=100)
         assert (len(statuses), set(statuses)) == (3200, {200})
         assert len(worker.seen) < 60
 
 
+async def test_thousands_of_requests_beside_a_worker_that_ends_every_connection_unread_all_succeed(
+    worker: ScriptedWorker,
+) -> None:
+    worker.slams = True
+    async with running_worker() as good, running_front(worker, good) as front:
+        statuses = await load(front, clients=32, each=100)
+        assert (len(statuses), set(statuses)) == (3200, {200})
+
+
+@pytest.mark.parametrize("script", [answering(500), resetting, half_an_answer])
+async def test_a_worker_that_fails_over_what_it_has_read_costs_those_requests_and_is_soon_avoided(
+    worker: ScriptedWorker, script: Callable[[Turn], Awaitable[None]]
+) -> None:
+    worker.script = script
+    async with running_worker() as good, running_front(worker, good) as front:
+        statuses = await load(front, clients=32, each=100)
+        failed = [status for status in statuses if status != 200]
+        assert len(failed) == len(worker.seen) < 60
+        assert set(failed) <= {500, 502}
+
+
 async def test_two_of_three_that_fail_are_found_out_and_then_cost_nobody_his_answer(worker: ScriptedWorker) -> None:
     """Who meets both at once before either is known has had his two tries."""
     worker.script = answering(503)
     async with running_worker() as bad, running_worker() as good, running_front(worker, bad, good) as front:
-        bad.script = resetting
+        bad.script = answering(502)
         found_out = await load(front, clients=16, each=5)
         assert sum(status != 200 for status in found_out) <= 16
         statuses = await load(front, clients=16, each=150, pause_s=0.001)
@@ -154,7 +172,7 @@ async def test_a_worker_that_begins_to_fail_under_load_costs_nobody_his_answer(w
 
     async def later(turn: Turn) -> None:
         await gate.wait()
-        turn.abort()
+        await turn.json(502, {})
 
     async def later_too(turn: Turn) -> None:
         await gate.wait()
@@ -185,7 +203,7 @@ async def test_little_traffic_beside_a_worker_that_always_fails_succeeds_too(wor
 
 
 async def test_a_worker_that_recovers_is_used_again_within_a_second(worker: ScriptedWorker) -> None:
-    worker.script = answering(500)
+    worker.script = answering(502)
     async with running_worker() as good, running_front(worker, good) as front:
         assert set(await load(front, clients=8, each=100)) == {200}
         worker.script = answer_json

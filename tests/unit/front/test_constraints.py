@@ -63,11 +63,14 @@ SLOW = [
     "a{0,99}b{0,99}", "a{1,}b{1,}", "(?P<n>a+)*", r"(\d+,)*", "(a+?)+", "a{9999999}b+", "(((a)*))*", "(?:ab|ab)*c",
     "(?:a|aa)+$", "(?:a|){40}b", "(?:(?=a)a|a){30}!", "(?:ab|a|b)" * 20 + "!", r"(?:\w?.)(?#){30}!", r"(?x)(?:\w?.) {30}!",
     "(?i)(?:ab|Ab)*c", "(a)?(?(1)a|a?a){30}", "(?s).{0,99}.{0,98}(?=\0)", "x" * 257,
+    # Unbounded: all of the answer is searched after every token, and from each place to its end.
+    r"\d+", ".*", "a+?", "[^]*]+", "(a+)?", "a{,}", "[]]*", r"[\]]*", "(?=a+)", "(?:foo|bar)+", r"\d{1,9}\.\d+", r"\n\s*User:",
+    r"a{1,200}\w+^", "a{201}", r"\w+^",
 ]  # fmt: skip
 QUICK = [
-    "\n\n", r"\d+", ".*", "[*+?]{3}", r"\*\+\?", "(?:ab){1,20}", r"(\d{3}-){2}\d{4}", "a?b?c?", "x{0,9}y{0,9}", "a+?",
-    "[^]*]+", "(a+)?", "{}", "a{,}", "a{x}", "(", ")", "[", "\\", "[]]*", r"[\]]*", "(?=a+)", "", "a{2,3}", "(?:foo|bar)+",
-    r"(?:\d{1,3}\.){3}\d{1,3}", r"\d{1,9}\.\d+", r"\n\s*User:", "END|STOP", "a{99999999999}",
+    "\n\n", r"\d{1,9}", "[*+?]{3}", r"\*\+\?", "(?:ab){1,20}", r"(\d{3}-){2}\d{4}", "a?b?c?", "x{0,9}y{0,9}",
+    "{}", "a{x}", "(", ")", "[", "\\", "", "a{2,3}", "(?:foo|bar){1,3}",
+    r"(?:\d{1,3}\.){3}\d{1,3}", r"\d{1,9}\.\d{1,9}", r"\n\s{0,20}User:", "END|STOP", "a{99999999999}",
 ]  # fmt: skip
 
 
@@ -239,3 +242,15 @@ async def test_what_could_hide_in_a_long_body_is_refused(
     assert (response.status, response.code) == (400, "invalid_body")
     assert words in response.json()["error"]["message"]
     assert worker.seen == []
+
+
+async def test_an_expression_that_no_engine_can_read_is_the_engines_to_refuse(
+    bounded: FrontUnderTest, worker: ScriptedWorker, recwarn: pytest.WarningsRecorder
+) -> None:
+    """Python's parser raises ValueError for the first, and warns of the second on every line of a log."""
+    for expression in ("(?a)(?u)x", "[[a]"):
+        for size in ("short", "long"):
+            response = await bounded.ask(request(body=body_of("stop_regex", expression, size)))
+            assert response.status == 200
+    assert len(worker.seen) == 4
+    assert [one for one in recwarn if issubclass(one.category, FutureWarning)] == []

@@ -27,8 +27,8 @@ async def test_a_key_opens(locked: FrontUnderTest, worker: ScriptedWorker, key: 
 
 async def test_a_browser_may_ask_whether_it_may_ask(locked: FrontUnderTest, worker: ScriptedWorker) -> None:
     preflight = "Origin: http://a.page\r\nAccess-Control-Request-Method: POST\r\n"
-    assert (await locked.ask(request("OPTIONS", CHAT, None, headers=preflight))).status == 200
-    assert worker.seen[0].method == "OPTIONS"
+    assert (await locked.ask(request("OPTIONS", CHAT, None, headers=preflight))).status == 204
+    assert worker.seen == []
 
 
 @pytest.mark.parametrize(
@@ -60,6 +60,24 @@ async def test_the_messages_api_has_its_own_header(locked: FrontUnderTest) -> No
     refused = await locked.ask(request(target="/v1/messages", headers="x-api-key: wrong\r\n"))
     assert refused.status == 401
     assert (refused.json()["type"], refused.json()["error"]["type"]) == ("error", "authentication_error")
+
+
+async def test_a_bearer_of_ours_counts_beside_a_key_for_somebody_else(
+    locked: FrontUnderTest, worker: ScriptedWorker
+) -> None:
+    """As Claude Code sends them."""
+    headers = f"Authorization: Bearer {KEY}\r\nx-api-key: sk-ant-other\r\n"
+    assert (await locked.ask(request(target="/v1/messages", headers=headers))).status == 200
+    assert worker.seen[0].header("x-api-key") is None
+    headers = f"Authorization: Bearer wrong\r\nx-api-key: {KEY}\r\n"
+    refused = await locked.ask(request(target="/v1/messages", headers=headers))
+    assert refused.status == 401
+    assert "x-api-key" in refused.json()["error"]["message"]
+
+
+async def test_the_messages_apis_header_opens_the_list_of_models(locked: FrontUnderTest) -> None:
+    assert (await locked.get("/v1/models", f"x-api-key: {KEY}\r\n")).status == 200
+    assert (await locked.get("/v1/models/demo", f"x-api-key: {KEY}\r\n")).status == 200
 
 
 async def test_probes_and_metrics_are_open_and_the_list_of_models_is_not(locked: FrontUnderTest) -> None:

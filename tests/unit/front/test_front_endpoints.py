@@ -96,7 +96,7 @@ async def test_what_controls_an_engine_is_not_offered(
 
 
 @pytest.mark.parametrize(
-    ("method", "target", "allow"), [("GET", CHAT, "POST, OPTIONS"), ("POST", "/livez", "GET, HEAD")]
+    ("method", "target", "allow"), [("GET", CHAT, "POST, OPTIONS"), ("POST", "/livez", "GET, HEAD, OPTIONS")]
 )
 async def test_the_wrong_method_is_told_the_right_one(
     front: FrontUnderTest, method: str, target: str, allow: str

@@ -230,11 +230,7 @@ async def test_an_answer_that_is_cut_is_told_from_one_that_is_refused(
 
 async def test_a_second_try_counts_where_it_was_answered() -> None:
     async with running_worker() as bad, running_worker() as good, running_front(bad, good) as front:
-
-        async def die(turn: Turn) -> None:
-            turn.abort()
-
-        bad.script = die
+        bad.slams = True
         assert (await front.ask(request())).status == 200
         found = await numbers(front)
     assert found("ichat_front_retries_total", model="demo") == 1

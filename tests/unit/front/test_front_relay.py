@@ -216,11 +216,6 @@ async def test_requests_sent_ahead_are_answered_in_order(front: FrontUnderTest, 
     client.close()
 
 
-async def test_preflights_reach_the_engine(front: FrontUnderTest, worker: ScriptedWorker) -> None:
-    assert (await front.ask(request("OPTIONS", CHAT, None))).status == 200
-    assert worker.seen[0].method == "OPTIONS"
-
-
 async def test_a_get_has_no_length_towards_the_worker(front: FrontUnderTest, worker: ScriptedWorker) -> None:
     assert (await front.get("/get_server_info")).status == 200
     assert worker.seen[0].headers == [("Host", "front")]

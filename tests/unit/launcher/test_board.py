@@ -110,6 +110,13 @@ def test_a_dead_workers_late_words_do_not_make_it_ready(board: Board) -> None:
     assert not board.has_ready
 
 
+def test_requests_may_wait_for_a_worker_that_has_failed_until_it_is_given_up(board: Board) -> None:
+    """Whether it is started again the supervisor says: `failed` would send those away who wait."""
+    say(board, READY, messages.WorkerFailed(69, "E-ENG-DIED", "it died"))
+    assert board.routes().models[0].state == "starting"
+    assert board["demo/0"].words(board.clock()).startswith("cleaning up after demo: it died")
+
+
 def test_an_adapter_is_routed_to_once_every_ready_instance_has_it(board: Board) -> None:
     say(board, READY)
     before = board.routes().models[0].served_names

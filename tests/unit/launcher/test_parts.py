@@ -23,10 +23,10 @@ from ichat.launcher.health import Probes
 from ichat.launcher.memory_limit import MemoryLimit
 from ichat.launcher.output import Output
 from ichat.launcher.probe import ask_health, ask_status, probe_socket, table
-from ichat.launcher.process_table import Process, descendants_of, read, read_all, read_below, remains_of
 from ichat.launcher.signals import StopSignals
 from ichat.launcher.status import ModelInfo, Status
 from ichat.observe.logs import LineWriter
+from ichat.system.process_table import Process, descendants_of, read, read_all, read_below, remains_of
 
 # ---- process table --------------------------------------------------------------------------------------------
 
@@ -173,7 +173,13 @@ def test_the_users_number_of_threads_wins() -> None:
 
 def test_a_front_knows_no_token() -> None:
     env = environment.for_front({"PATH": "/bin", "HF_TOKEN": "token", "ICHAT_API_KEY": "secret"})
-    assert env == {"PATH": "/bin"}
+    assert set(env) == {"PATH", "OPENSSL_CONF"}
+
+
+def test_a_front_agrees_only_on_keys_that_cost_it_little_unless_the_user_has_said_otherwise() -> None:
+    ours = Path(environment.for_front({})["OPENSSL_CONF"]).read_text(encoding="utf-8")
+    assert "Groups = X25519:P-256:P-384" in ours
+    assert environment.for_front({"OPENSSL_CONF": "/etc/mine"}) == {"OPENSSL_CONF": "/etc/mine"}
 
 
 def test_a_missing_environment_is_refused_with_the_way_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from ichat.errors import ResourceError
 from ichat.launcher.process import Child, Exit, Processes
-from ichat.launcher.process_table import read
+from ichat.system.process_table import read
 
 _PR_SET_CHILD_SUBREAPER = 36
 

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from ichat.errors import ConfigError, ExitCode, IchatError, PermissionDeniedError, TemporaryError
-from ichat.launcher import process_table
 from ichat.launcher.probe import probe_socket, status_command
 from ichat.launcher.run_dir import RunDir, choose
+from ichat.system import process_table
 
 
 @pytest.fixture

@@ -67,6 +67,33 @@ def read_below(ancestor: int) -> list[Process]:
     return found
 
 
+def read_descendants(ancestor: int) -> list[Process]:
+    """All that descends from it now, the dead ones too whose status nobody has taken; not itself.
+
+    Without a look at any other process of the machine, where the kernel tells children.
+    """
+    found: list[Process] = []
+    waiting = _children_of(ancestor)
+    if waiting is None:
+        everything = (read(int(name)) for name in os.listdir("/proc") if name.isdigit())  # noqa: PTH208
+        return descendants_of(ancestor, [process for process in everything if process is not None])
+    while waiting:
+        pid = waiting.pop()
+        if (process := read(pid)) is not None:
+            found.append(process)
+            waiting += _children_of(pid) or ()
+    return found
+
+
+def _children_of(pid: int) -> list[int] | None:
+    """None: it is gone, or the kernel does not tell."""
+    try:
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+        return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    except OSError:
+        return None
+
+
 def command_line(pid: int, limit: int = 80) -> str:
     """The command line in one line, shortened; empty when it cannot be read."""
     with contextlib.suppress(OSError):

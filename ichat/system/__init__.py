@@ -1,0 +1,1 @@
+"""The only home of Linux calls: processes, and what the kernel tells of them."""
