@@ -59,7 +59,9 @@ _FIELDS: dict[str, Rule] = {
     **dict.fromkeys(("logprobs", "top_logprobs", "top_logprobs_num"), _LOGPROBS),
     "logprob_start_len": rules.integer(-1, lambda facts: facts.max_model_len),
     "routed_experts_start_len": _LENGTH,
-    **dict.fromkeys(("multi_item_delimiter_indices", "token_indices_to_pool"), rules.refused(_OWN)),
+    **dict.fromkeys(
+        ("multi_item_delimiter_indices", "token_indices_to_pool", "decision_layout"), rules.refused(_OWN)
+    ),
     # Sizes and counts.
     **dict.fromkeys(
         ("best_of", "max_tokens", "max_completion_tokens", "max_output_tokens", "max_tool_calls", "min_tokens", "top_n",
@@ -90,10 +92,10 @@ LEFT_TO_SGLANG: dict[str, str] = {
     **dict.fromkeys(("messages", "tools", "tool_choice", "reasoning", "stream_options"), "typed by its classes"),
     **dict.fromkeys(("response_format", "format", "text", "output_config"), "what constrains an answer is the front's to bound"),
     **dict.fromkeys(("image_data", "video_data", "audio_data", "images"), "read by the processor, in the worker"),
-    **dict.fromkeys(("images_config", "video_config"), "read by the processor, in the worker"),
+    **dict.fromkeys(("images_config", "video_config", "mm_processor_kwargs"), "read by the processor, in the worker"),
     **dict.fromkeys(("metadata", "instances", "questions", "state", "documents"), "texts, and counted as a whole"),
     **dict.fromkeys(("thinking", "system", "mm_hashes", "mm_content_hashes", "temperature"), "typed by its classes"),
-    **dict.fromkeys(("return_prompt_token_ids", "req_type", "keep_alive"), "typed by its classes"),
+    **dict.fromkeys(("return_prompt_token_ids", "keep_alive"), "typed by its classes"),
 }
 
 #: How Ollama's names of options are called as sampling parameters (SGLang's own list).
@@ -133,9 +135,17 @@ def build_rules(server_args: Any) -> Mapping[str, Rule]:
         "sampling_params": rules.inside(sampling, tuple(types)),
         "options": rules.inside({ollama: sampling[ours] for ollama, ours in _OLLAMA.items()}),
     }
+    if "watermark" in types:  # from 0.5.23 on; on /generate SGLang leaves its type open
+        found["watermark"] = rules.inside(struct_rules(_watermark()))
     found["parameters"] = rules.inside(dict(found))
     found["instances"] = rules.inside({key: found[key] for key in ("input_ids", "input_embeds")})
     return found
+
+
+def _watermark() -> Any:
+    from sglang.srt.sampling.watermarking.core import WatermarkRequestConfig
+
+    return WatermarkRequestConfig
 
 
 def struct_rules(struct: Any) -> dict[str, Rule]:

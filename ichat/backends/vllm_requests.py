@@ -38,11 +38,12 @@ _FIELDS: dict[str, Rule] = {
     **_SAMPLING,
     **dict.fromkeys(
         ("prompt", "input", "token_ids", "tokens", "query", "queries", "items", "documents", "text_1", "text_2", "data_1", "data_2",
-         "label_token_ids"),
+         "label_token_ids", "prompt_token_ids"),
         rules.token_ids,
     ),
     **dict.fromkeys(("max_completion_tokens", "max_output_tokens", "max_tool_calls", "top_n", "dimensions"), _INT32),
     **dict.fromkeys(("output_dimension", "max_tokens_per_doc", "max_tokens_per_query"), _INT32),
+    **dict.fromkeys(("prompt_tokens", "token_offsets"), _INT32),
     "priority": _INT64,
     # vLLM bounds the next by the context itself, where it is not -1.
     "truncate_prompt_tokens": _INT64,
@@ -58,8 +59,13 @@ LEFT_TO_VLLM: dict[str, str] = {
     **dict.fromkeys(("chat_template_kwargs",), "a template in it is refused unless the server trusts it"),
     **dict.fromkeys(("media_io_kwargs", "mm_processor_kwargs", "prompt_embeds"), "read by the processor, in the worker"),
     **dict.fromkeys(("kv_transfer_params", "ec_transfer_params"), "read by a connector, where one is configured"),
-    **dict.fromkeys(("thinking", "previous_input_messages", "data", "inputs", "images"), "typed by its classes"),
-}
+    **dict.fromkeys(("thinking", "previous_input_messages", "inputs", "images"), "typed by its classes"),
+    **dict.fromkeys(
+        ("content_parts", "features", "reasoning_parser_kwargs", "chat_request", "completion_request", "generate_chunk",
+         "generate_response", "generate_responses", "stream_state"),
+        "of routes that are off unless --enable-scale-out is set, and read in the worker",
+    ),
+}  # fmt: skip
 
 #: Fields by which a request constrains its answer.
 _CONSTRAINTS = ("structured_outputs", "response_format", "tools", "text", "output_config")
