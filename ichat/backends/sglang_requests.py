@@ -1,7 +1,7 @@
 """Which field of SGLang's requests may hold what. Its twin is vllm_requests.py; the rules are in request_checks.
 
-SGLang's OpenAI routes check types with pydantic and answer 400. What a scheduler takes on trust is bounded here: an index out
-of range, a width that is not the model's or a field of SGLang's own ends it, and with it everybody's answers.
+SGLang's OpenAI routes check types with pydantic and answer 400. What a scheduler takes on trust is bounded here: an
+index out of range, a width that is not the model's or a field of SGLang's own ends it, and with it everybody's answers.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ _FIELDS: dict[str, Rule] = {
          "embed_override_token_id"),
         rules.token_ids,
     ),
-    **dict.fromkeys(("input_embeds", "embed_overrides", "query_embed_overrides", "item_embed_overrides"), rules.vectors),
+    **dict.fromkeys(
+        ("input_embeds", "embed_overrides", "query_embed_overrides", "item_embed_overrides"), rules.vectors
+    ),
     "positional_embed_overrides": rules.refused(_OWN),
     # What is computed beside the answer.
     **dict.fromkeys(("logprobs", "top_logprobs", "top_logprobs_num"), _LOGPROBS),
@@ -84,13 +86,16 @@ _FIELDS: dict[str, Rule] = {
 }  # fmt: skip
 
 _OF_DISAGGREGATION = (
-    "bootstrap_host", "bootstrap_port", "bootstrap_room", "bootstrap_pair_key", "decode_tp_size", "disagg_prefill_dp_rank",
+    "bootstrap_host", "bootstrap_port", "bootstrap_room", "bootstrap_pair_key", "decode_tp_size",
+    "disagg_prefill_dp_rank",
 )  # fmt: skip
 
 #: Fields of other types than texts, switches and fractions that may hold anything, and why that is safe.
 LEFT_TO_SGLANG: dict[str, str] = {
     **dict.fromkeys(("messages", "tools", "tool_choice", "reasoning", "stream_options"), "typed by its classes"),
-    **dict.fromkeys(("response_format", "format", "text", "output_config"), "what constrains an answer is the front's to bound"),
+    **dict.fromkeys(
+        ("response_format", "format", "text", "output_config"), "what constrains an answer is the front's to bound"
+    ),
     **dict.fromkeys(("image_data", "video_data", "audio_data", "images"), "read by the processor, in the worker"),
     **dict.fromkeys(("images_config", "video_config", "mm_processor_kwargs"), "read by the processor, in the worker"),
     **dict.fromkeys(("metadata", "instances", "questions", "state", "documents"), "texts, and counted as a whole"),
@@ -118,7 +123,9 @@ def build_rules(server_args: Any) -> Mapping[str, Rule]:
     from sglang.srt.sampling.sampling_params import SamplingParams
 
     types = struct_rules(SamplingParams)
-    sampling = {name: rules.all_of(types[name], _SAMPLING[name]) if name in _SAMPLING else types[name] for name in types}
+    sampling = {
+        name: rules.all_of(types[name], _SAMPLING[name]) if name in _SAMPLING else types[name] for name in types
+    }
     labels = getattr(server_args, "tokenizer_metrics_allowed_custom_labels", None) or ()
     name = rules.all_of(
         rules.texts(1024, 4096), rules.not_beginning_with(HEALTH_CHECK_RID_PREFIX, "SGLang's own probes are called so.")
@@ -175,7 +182,7 @@ def check_vertex(document: dict[str, Any]) -> None:
 
 
 def _template_arguments() -> frozenset[str]:
-    """What SGLang itself says to the function that applies a chat template, and what would change the function's work."""
+    """What SGLang itself says to the function that applies a chat template, or what would change its work."""
     import inspect
 
     from transformers import PreTrainedTokenizerBase
@@ -206,10 +213,11 @@ def _longest_text(tokenizer_manager: Any, server_args: Any) -> int | None:
 
 
 class SGLangMistakes:
-    """SGLang's errors of one request reach the app as exceptions; its answers with 500 do not tell whose fault it was."""
+    """SGLang's errors of one request are exceptions; its answers with 500 do not tell whose fault it was."""
 
     waiting = frozenset({"_wait_one_response"})
 
     def explain(self, document: dict[str, Any]) -> RefusalError | None:
         """None: SGLang compiles constraints in its scheduler and answers 400 where it cannot."""
         del document
+        return None

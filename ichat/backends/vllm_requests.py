@@ -37,7 +37,9 @@ _SAMPLING: dict[str, Rule] = {
 _FIELDS: dict[str, Rule] = {
     **_SAMPLING,
     **dict.fromkeys(
-        ("prompt", "input", "token_ids", "tokens", "query", "queries", "items", "documents", "text_1", "text_2", "data_1", "data_2",
+        ("prompt", "input", "token_ids", "tokens", "query", "queries", "items", "documents", "text_1", "text_2",
+         "data_1",
+         "data_2",
          "label_token_ids", "prompt_token_ids"),
         rules.token_ids,
     ),
@@ -53,11 +55,20 @@ _FIELDS: dict[str, Rule] = {
 
 #: Fields of other types than texts, switches and fractions that may hold anything, and why that is safe.
 LEFT_TO_VLLM: dict[str, str] = {
-    **dict.fromkeys(("messages", "tools", "tool_choice", "stream_options", "system", "reasoning"), "typed by its classes"),
-    **dict.fromkeys(("response_format", "structured_outputs", "text", "output_config"), "the front bounds what constrains an answer"),
+    **dict.fromkeys(
+        ("messages", "tools", "tool_choice", "stream_options", "system", "reasoning"),
+        "typed by its classes",
+    ),
+    **dict.fromkeys(
+        ("response_format", "structured_outputs", "text", "output_config"),
+        "the front bounds what constrains an answer",
+    ),
     **dict.fromkeys(("metadata", "vllm_xargs", "state", "questions"), "texts, and counted as a whole"),
     **dict.fromkeys(("chat_template_kwargs",), "a template in it is refused unless the server trusts it"),
-    **dict.fromkeys(("media_io_kwargs", "mm_processor_kwargs", "prompt_embeds"), "read by the processor, in the worker"),
+    **dict.fromkeys(
+        ("media_io_kwargs", "mm_processor_kwargs", "prompt_embeds"),
+        "read by the processor, in the worker",
+    ),
     **dict.fromkeys(("kv_transfer_params", "ec_transfer_params"), "read by a connector, where one is configured"),
     **dict.fromkeys(("thinking", "previous_input_messages", "inputs", "images"), "typed by its classes"),
     **dict.fromkeys(
@@ -113,4 +124,6 @@ class VLLMMistakes:
         field = next((name for name in _CONSTRAINTS if document.get(name)), None)
         if field is None or self._has_connector or self._is_engine_dead():
             return None
-        return RefusalError(field, "the engine cannot build a grammar of it, or nothing fits it. Simplify it.", "invalid_grammar")
+        return RefusalError(
+            field, "the engine cannot build a grammar of it, or nothing fits it. Simplify it.", "invalid_grammar"
+        )

@@ -45,11 +45,11 @@ def _number_excess(document: Any) -> str | None:
         if type(node) is list:
             stack.extend((one, factor) for one in node)
         elif type(node) is dict:
-            name, count = _most(node, _LENGTHS)
-            items_name, items = _most(node, _ITEMS)
-            factor *= max(items, 1)
-            if count * factor > MOST_REPEATED or factor > MOST_REPEATED:
-                return f"{name if count * factor > factor else items_name} comes to more than {MOST_REPEATED} repetitions. Ask for less."
+            (items_name, items), (name, length) = _most(node, _ITEMS), _most(node, _LENGTHS)
+            factor *= items
+            if factor * length > MOST_REPEATED:
+                wrong = name if length > 1 else items_name
+                return f"{wrong} comes to more than {MOST_REPEATED} repetitions. Ask for less."
             if (words := _patterns_excess(node)) is not None:
                 return words
             stack.extend((_said(value), factor) for key, value in node.items() if key not in _DATA)

@@ -1,6 +1,6 @@
 """Runs in an engine's environment: the fields of each route's body, by the engine's own classes, and who looks at them.
 
-    python request_fields.py ARGV_JSON PATHS_JSON OUTPUT
+python request_fields.py ARGV_JSON PATHS_JSON OUTPUT
 """
 
 from __future__ import annotations
@@ -92,7 +92,11 @@ def main() -> None:
     found: dict[str, dict[str, list[str]]] = {}
     for route in app.routes:
         body = getattr(route, "body_field", None)
-        if getattr(route, "path", "") not in paths or "POST" not in (getattr(route, "methods", None) or ()) or body is None:
+        if (
+            getattr(route, "path", "") not in paths
+            or "POST" not in (getattr(route, "methods", None) or ())
+            or body is None
+        ):
             continue
         for kind in bodies(body.field_info.annotation):
             for name, annotation in fields_of(kind).items():
@@ -105,7 +109,9 @@ def main() -> None:
         for name, kinds in fields.items()
         if not set(kinds) <= {*HARMLESS, "list"} and name not in rules and name not in left
     )
-    Path(sys.argv[3]).write_text(json.dumps({"fields": found, "unseen": unseen, "rules": sorted(rules), "left": sorted(left)}))
+    Path(sys.argv[3]).write_text(
+        json.dumps({"fields": found, "unseen": unseen, "rules": sorted(rules), "left": sorted(left)})
+    )
     os._exit(0)
 
 

@@ -69,18 +69,53 @@ _SCHEMAS = (
     {"type": "object", "minProperties": 10**7}, {"type": "integer", "minimum": 10**30}, {"not": {}},
 )  # fmt: skip
 KNOWN += [
-    ("/v1/chat/completions", {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}})
+    (
+        "/v1/chat/completions",
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}},
+    )
     for schema in _SCHEMAS
 ]
 _NUMBERS = (
-    *(-1, 0, 1, 2, -2, 5, 20, 21, 127, 128, 129, 1024, 2048, 3071, 3072, 2**31 - 1, 2**31, 2**32, 2**63 - 1, 2**63, 2**64),
+    *(
+        -1,
+        0,
+        1,
+        2,
+        -2,
+        5,
+        20,
+        21,
+        127,
+        128,
+        129,
+        1024,
+        2048,
+        3071,
+        3072,
+        2**31 - 1,
+        2**31,
+        2**32,
+        2**63 - 1,
+        2**63,
+        2**64,
+    ),
     *(10**30, -(2**31), -(2**63), -(10**30), 0.5, 1.0, 2.5, -0.0, 1e-300, 1e300, -1e300, 1e-7),
 )
 _TEXTS = (
     "", "x", "5", "-1", "2.5", "1e9", "nan", "null", "auto", "last", "\x00", "é", "😀" * 40, "x" * 300, "a b " * 3000, "[1]",
     "{}", "{", "HEALTH_CHECK_1", "/etc/passwd", "http://127.0.0.1:9/x", "root ::= root", "root ::= [a-z]{1,9}", "(a|b)*c", "(",
 )  # fmt: skip
-_OBJECTS = ({}, {"a": 1}, {"0": 1.0}, {"99999": 1}, {"-1": 0}, {"a": {"b": [1]}}, {"type": "json_object"}, {"id": 5}, {"": None})
+_OBJECTS = (
+    {},
+    {"a": 1},
+    {"0": 1.0},
+    {"99999": 1},
+    {"-1": 0},
+    {"a": {"b": [1]}},
+    {"type": "json_object"},
+    {"id": 5},
+    {"": None},
+)
 _LISTS = ([], [[]], [0], [-1], [3072], [10**30], [1.5], ["a"], [["a"]], [None], [1, "a"], [[1], [2]], [[1], [-1]], [{}],
           [1] * 3000, ["a"] * 3000, [True], ["x" * 5000] * 3, [[[1]]], [[0.5] * 3])  # fmt: skip
 _SWITCHES = (True, False, None)
@@ -89,7 +124,16 @@ _OF_KIND: dict[str, tuple[Any, ...]] = {
 }  # fmt: skip
 _ANY = (*_NUMBERS, *_TEXTS, *_SWITCHES, *_LISTS, *_OBJECTS)
 #: The fields whose values are schemas or hold them.
-_CONSTRAINTS = ("response_format", "structured_outputs", "json_schema", "regex", "ebnf", "structural_tag", "tools", "text")
+_CONSTRAINTS = (
+    "response_format",
+    "structured_outputs",
+    "json_schema",
+    "regex",
+    "ebnf",
+    "structural_tag",
+    "tools",
+    "text",
+)
 
 
 class OddRequests:

@@ -1,8 +1,8 @@
 """The ASGI part: reads a request's body, has it checked, and gives it to the engine's app, or refuses it.
 
 Answers below 400 pass untouched. An engine's 4xx loses the places in source files that its words name. A 5xx waits for
-the end of the app's call: where the error shows that the request was at fault it becomes a 400, so that nobody takes the
-worker for broken or sends the request to the next one.
+the end of the app's call: where the error shows that the request was at fault it becomes a 400, so that the worker does
+not count as broken.
 """
 
 from __future__ import annotations

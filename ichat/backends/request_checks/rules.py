@@ -67,7 +67,9 @@ def token_keys(at: str, value: Any, facts: ModelFacts) -> None:
         except ValueError:
             is_known = False
         if not is_known:
-            raise RefusalError(at, f'"{shown(key)}" is no token id of this model: they are 0 to {facts.vocab_size - 1}.')
+            raise RefusalError(
+                at, f'"{shown(key)}" is no token id of this model: they are 0 to {facts.vocab_size - 1}.'
+            )
 
 
 def vectors(at: str, value: Any, facts: ModelFacts) -> None:
@@ -167,7 +169,7 @@ def all_of(*rules: Rule) -> Rule:
 
 
 def inside(rules: Mapping[str, Rule], known: Collection[str] = ()) -> Rule:
-    """An object, or a list of objects, whose fields have rules of their own; where some are known, others are refused."""
+    """An object, or a list of them, whose fields have rules of their own. Where some are known, others are refused."""
 
     def check(at: str, value: Any, facts: ModelFacts) -> None:
         for one in value if type(value) is list else (value,):
@@ -181,7 +183,9 @@ def inside(rules: Mapping[str, Rule], known: Collection[str] = ()) -> Rule:
 def _check_known(fields: dict[str, Any], known: Collection[str], at: str) -> None:
     unknown = next((key for key in fields if key not in known), None) if known else None
     if unknown is not None:
-        raise RefusalError(f"{at}.{shown(unknown)}", "the engine has no such parameter. Leave it out.", "unknown_parameter")
+        raise RefusalError(
+            f"{at}.{shown(unknown)}", "the engine has no such parameter. Leave it out.", "unknown_parameter"
+        )
 
 
 def check_fields(fields: dict[str, Any], rules: Mapping[str, Rule], facts: ModelFacts, path: str = "") -> None:

@@ -15,18 +15,34 @@ MOST_CHOICES, MOST_ANSWERS, MOST_INPUTS = 128, 1024, 2048
 _CHOICES = ("n", "best_of", "beam_width")
 _CONTAINERS = ("sampling_params", "parameters")
 #: Fields that may hold several prompts, as a list of texts or of lists.
+_LISTED: tuple[type, ...] = (str, list)
 _PROMPTS = ("prompt", "text", "input_ids", "input_embeds", "input", "token_ids", "messages", "tokens", "texts")
 #: And those whose elements may be objects as well.
 _ITEMS = ("documents", "items", "queries", "inputs", "instances", "questions", "text_1", "text_2", "data_1", "data_2")
 #: What becomes a prompt: a conversation is the sum of its parts.
 _CONVERSATIONS = ("messages", "input", "system", "instructions", "state")
-_LISTS_OF_PROMPTS = ("prompt", "text", "input", "query", "queries", "items", "documents", "texts", "inputs", "text_1", "text_2")
+_LISTS_OF_PROMPTS = (
+    "prompt",
+    "text",
+    "input",
+    "query",
+    "queries",
+    "items",
+    "documents",
+    "texts",
+    "inputs",
+    "text_1",
+    "text_2",
+)
 _TRUNCATING = ("truncate_prompt_tokens", "truncate", "max_tokens_per_doc")
 
 #: Where each prompt gets a vector, a score or tokens, and no text.
 _WITHOUT_ANSWERS = frozenset(
-    "/v1/embeddings /v2/embed /pooling /classify /v1/classify /score /v1/score /rerank /v1/rerank /v2/rerank"
-    " /encode /generative_scoring /tokenize /v1/tokenize /detokenize /v1/detokenize".split()
+    (
+        *("/v1/embeddings", "/v2/embed", "/encode", "/pooling", "/classify", "/v1/classify", "/generative_scoring"),
+        *("/score", "/v1/score", "/rerank", "/v1/rerank", "/v2/rerank"),
+        *("/tokenize", "/v1/tokenize", "/detokenize", "/v1/detokenize"),
+    )
 )
 
 
@@ -108,17 +124,14 @@ def _fields_with_choices(document: dict[str, Any]) -> Iterator[tuple[str, dict[s
 
 def _prompts(document: dict[str, Any]) -> tuple[str, int]:
     most = ("prompt", 1)
-    for names, kinds in ((_PROMPTS, (str, list)), (_ITEMS, (str, list, dict))):
+    for names, kinds in ((_PROMPTS, _LISTED), (_ITEMS, (*_LISTED, dict))):
         for name in names:
-            value = document.get(name)
-            if type(value) in (list, dict) and len(value) > most[1] and _first_kind(value) in kinds:
-                most = (name, len(value))
+            held: Any = document.get(name)
+            if type(held) is dict:
+                held = list(held.values())
+            if type(held) is list and len(held) > most[1] and type(held[0]) in kinds:
+                most = (name, len(held))
     return most
-
-
-def _first_kind(value: list[Any] | dict[str, Any]) -> type:
-    first = value[0] if type(value) is list else next(iter(value.values()))
-    return type(first)
 
 
 def _check_length(document: dict[str, Any], longest: int, max_model_len: int) -> None:
@@ -139,8 +152,10 @@ def _lengths(document: dict[str, Any]) -> Iterator[tuple[str, int]]:
                 yield name, len(one)
     for name in _CONVERSATIONS:
         value = document.get(name)
-        is_batch = type(value) is list and value and type(value[0]) is list
-        for conversation in value if is_batch and value is not None else (value,):
+        are_several = (
+            type(value) is list and value and type(value[0]) in (list, str)
+        )  # conversations, or texts as above
+        for conversation in value if are_several and value is not None else (value,):
             yield name, _text_in(conversation)
 
 
