@@ -38,9 +38,7 @@ _FIELDS: dict[str, Rule] = {
     **_SAMPLING,
     **dict.fromkeys(
         ("prompt", "input", "token_ids", "tokens", "query", "queries", "items", "documents", "text_1", "text_2",
-         "data_1",
-         "data_2",
-         "label_token_ids", "prompt_token_ids"),
+         "data_1", "data_2", "label_token_ids", "prompt_token_ids"),
         rules.token_ids,
     ),
     **dict.fromkeys(("max_completion_tokens", "max_output_tokens", "max_tool_calls", "top_n", "dimensions"), _INT32),
@@ -71,9 +69,10 @@ LEFT_TO_VLLM: dict[str, str] = {
     ),
     **dict.fromkeys(("kv_transfer_params", "ec_transfer_params"), "read by a connector, where one is configured"),
     **dict.fromkeys(("thinking", "previous_input_messages", "inputs", "images"), "typed by its classes"),
+    "prompt_cache_options": "typed by its classes",  # from 0.33 on
     **dict.fromkeys(
         ("content_parts", "features", "reasoning_parser_kwargs", "chat_request", "completion_request", "generate_chunk",
-         "generate_response", "generate_responses", "stream_state"),
+         "generate_response", "generate_responses", "stream_state", "parse_context"),
         "of routes that are off unless --enable-scale-out is set, and read in the worker",
     ),
 }  # fmt: skip
