@@ -13,9 +13,9 @@ import openai
 import pytest
 
 from tests.demo_answers import ANSWERS
-from tests.engines.request_fuzz import PLAIN, Fuzz, OddRequests
-from tests.engines.test_request_fields import read_fields
+from tests.odd_requests import PLAIN, Fuzz, OddRequests
 from tests.real_engine import ENGINES, RealLauncher, load
+from tests.route_fields import read_fields
 from tests.volume import IS_FULL, times
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
