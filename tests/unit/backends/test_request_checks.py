@@ -260,7 +260,7 @@ async def test_a_stream_passes_message_by_message() -> None:
     ("words", "kept"),
     [
         (
-            '1 error:\n {}\n\n  File "/work/x/http_server.py", line 910, in generate_request\n    POST /generate',
+            '1 error:\n {}\n\n  File "/srv/x/http_server.py", line 910, in generate_request\n    POST /generate',
             "1 error:\n {}",
         ),
         ("<function loads at 0x7f18d5fb5e90> failed", "<function loads> failed"),
