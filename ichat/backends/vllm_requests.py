@@ -77,9 +77,6 @@ LEFT_TO_VLLM: dict[str, str] = {
     ),
 }  # fmt: skip
 
-#: Fields by which a request constrains its answer.
-_CONSTRAINTS = ("structured_outputs", "response_format", "tools", "text", "output_config")
-
 
 def build_table(facts: ModelFacts) -> RequestTable:
     """The table for a running vLLM."""
@@ -110,6 +107,19 @@ def read_facts(engine: Any, limit_n: int | None) -> ModelFacts:
     )
 
 
+def constraint_of(document: dict[str, Any]) -> str | None:
+    """The field by which a request constrains its answer; None: it does not."""
+    if document.get("structured_outputs"):
+        return "structured_outputs"
+    if document.get("tools") and document.get("tool_choice") not in (None, "auto", "none"):
+        return "tools"
+    formats = [("response_format", document.get("response_format"))]
+    formats += [
+        (name, held.get("format")) for name in ("text", "output_config") if isinstance(held := document.get(name), dict)
+    ]
+    return next((name for name, one in formats if isinstance(one, dict) and one.get("type") != "text"), None)
+
+
 class VLLMMistakes:
     """vLLM compiles what constrains an answer in EngineCore, and says "Internal server error" where that fails."""
 
@@ -120,7 +130,7 @@ class VLLMMistakes:
 
     def explain(self, document: dict[str, Any]) -> RefusalError | None:
         """A living engine fails one request because of its grammar, or because of a cache that it was to fetch."""
-        field = next((name for name in _CONSTRAINTS if document.get(name)), None)
+        field = constraint_of(document)
         if field is None or self._has_connector or self._is_engine_dead():
             return None
         return RefusalError(

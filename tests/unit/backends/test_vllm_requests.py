@@ -50,6 +50,15 @@ def test_a_500_is_the_request_s_fault_when_it_asks_for_a_grammar_and_the_engine_
     living = vllm_requests.VLLMMistakes(lambda: False, has_connector=False)
     assert living.explain(asked).field == "response_format"  # type: ignore[union-attr]
     assert living.explain({"structured_outputs": {"regex": "\\p{L}"}}) is not None
+    assert living.explain({"text": {"format": {"type": "json_schema"}}}) is not None
+    assert living.explain({"tools": [{}], "tool_choice": "required"}) is not None
+    for free in (
+        {"response_format": {"type": "text"}},
+        {"tools": [{}]},
+        {"text": {"format": {"type": "text"}}},
+        {"text": "x"},
+    ):
+        assert living.explain(free) is None
     assert living.explain({"prompt": "hi"}) is None
     assert vllm_requests.VLLMMistakes(lambda: True, has_connector=False).explain(asked) is None
     assert vllm_requests.VLLMMistakes(lambda: False, has_connector=True).explain(asked) is None
