@@ -40,8 +40,8 @@ _SAMPLING: dict[str, Rule] = {
     "stop_regex_strs": rules.refused(_OWN),
     "stop_str_max_len": rules.refused(_OWN),
     "stop_regex_max_len": rules.refused(_OWN),
-    "is_normalized": rules.refused(_OWN),
-    "ebnf_full_assistant": rules.refused(_OWN),
+    "is_normalized": rules.refused(_OWN, but_false=True),
+    "ebnf_full_assistant": rules.refused(_OWN, but_false=True),
 }
 
 _FIELDS: dict[str, Rule] = {
@@ -79,10 +79,11 @@ _FIELDS: dict[str, Rule] = {
     **dict.fromkeys(("routed_dp_rank", "data_parallel_rank"), _RANK),
     # What the tokenizer manager puts into a request on its way.
     **dict.fromkeys(
-        ("http_worker_ipc", "lora_id", "external_trace_header", "received_time", "need_wait_for_mm_inputs",
-         "num_items_assigned", "encoder_urls", "return_bytes", "kv_hints"),
+        ("http_worker_ipc", "lora_id", "external_trace_header", "received_time", "num_items_assigned", "encoder_urls",
+         "kv_hints"),
         rules.refused(_OWN),
     ),
+    **dict.fromkeys(("need_wait_for_mm_inputs", "return_bytes"), rules.refused(_OWN, but_false=True)),
 }  # fmt: skip
 
 _OF_DISAGGREGATION = (
@@ -103,6 +104,13 @@ LEFT_TO_SGLANG: dict[str, str] = {
     **dict.fromkeys(("return_prompt_token_ids", "keep_alive"), "typed by its classes"),
 }
 
+#: Fields that take one value for all prompts of a request, or a list with one for each.
+_PER_PROMPT = (
+    "rid", "sampling_params", "return_logprob", "logprob_start_len", "top_logprobs_num", "return_sampling_mask",
+    "sampling_logprobs_mode", "return_hidden_states", "lora_path", "custom_logit_processor", "extra_key", "cache_salt",
+    "watermark",
+)  # fmt: skip
+
 #: How Ollama's names of options are called as sampling parameters (SGLang's own list).
 _OLLAMA = {"num_predict": "max_new_tokens", "seed": "sampling_seed"} | {
     name: name for name in ("temperature", "top_p", "top_k", "stop", "presence_penalty", "frequency_penalty")
@@ -113,7 +121,11 @@ def build_table(facts: ModelFacts, server_args: Any) -> RequestTable:
     """The table for a running SGLang; ``server_args`` are its resolved ones."""
     import msgspec
 
-    return RequestTable(facts, build_rules(server_args), msgspec.json.decode, {"/vertex_generate": check_vertex})
+    whole = {
+        "/vertex_generate": check_vertex,
+        **dict.fromkeys(("/generate", "/encode", "/classify", "/v1/completions", "/v1/embeddings"), check_lists),
+    }
+    return RequestTable(facts, build_rules(server_args), msgspec.json.decode, whole)
 
 
 def build_rules(server_args: Any) -> Mapping[str, Rule]:
@@ -175,10 +187,35 @@ def check_vertex(document: dict[str, Any]) -> None:
     except ValidationError as error:
         first = error.errors()[0]
         raise RefusalError(".".join(map(str, ("parameters", *first["loc"]))), f"{first['msg']}.") from None
+    _check_lists(document.get("parameters") or {}, len(document.get("instances") or ()), "parameters.")
     known = set(GenerateReqInput.__dataclass_fields__)
     unknown = next((key for key in document.get("parameters") or {} if key not in known), None)
     if unknown is not None:
         raise RefusalError(f"parameters.{unknown}", "SGLang has no such field. Leave it out.", "unknown_parameter")
+
+
+def check_lists(document: dict[str, Any]) -> None:
+    """SGLang takes a list apart where there are several prompts; where there is one, its scheduler gets the list."""
+    _check_lists(document, _count_prompts(document), "")
+
+
+def _check_lists(fields: dict[str, Any], prompts: int, path: str) -> None:
+    """``prompts``: 0 where there is one, and not a list with one."""
+    for name in _PER_PROMPT:
+        value = fields.get(name)
+        if type(value) is list and len(value) != prompts:
+            counted = f"for {prompts} prompts" if prompts else "for one prompt: send a value, not a list"
+            raise RefusalError(path + name, f"a list of {len(value)} {counted}.")
+
+
+def _count_prompts(document: dict[str, Any]) -> int:
+    for name in ("text", "prompt", "input", "input_ids"):
+        prompts = document.get(name)
+        if type(prompts) is list and prompts:
+            return len(prompts) if type(prompts[0]) in (str, list) else 0  # else they are the ids of one
+    embeds = document.get("input_embeds")
+    is_batch = type(embeds) is list and embeds and type(embeds[0]) is list and embeds[0] and type(embeds[0][0]) is list
+    return len(embeds) if is_batch and embeds is not None else 0
 
 
 def _template_arguments() -> frozenset[str]:

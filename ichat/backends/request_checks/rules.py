@@ -110,12 +110,12 @@ def not_beginning_with(prefix: str, why: str) -> Rule:
     return check
 
 
-def refused(why: str) -> Rule:
-    """A field that clients have no use for; nothing, false and 0 may be said."""
+def refused(why: str, *, but_false: bool = False) -> Rule:
+    """A field that clients have no use for. A switch may be said to be off; of others even an empty value counts."""
 
     def check(at: str, value: Any, facts: ModelFacts) -> None:
         del facts
-        if value:
+        if not (but_false and value is False):
             raise RefusalError(at, f"{why}. Leave it out.", code="unsupported_parameter")
 
     return check
