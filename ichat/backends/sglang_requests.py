@@ -203,7 +203,7 @@ def _check_lists(fields: dict[str, Any], prompts: int, path: str) -> None:
     """``prompts``: 0 where there is one, and not a list with one."""
     for name in _PER_PROMPT:
         value = fields.get(name)
-        if type(value) is list and len(value) != prompts:
+        if type(value) is list and (not prompts or len(value) != prompts):
             counted = f"for {prompts} prompts" if prompts else "for one prompt: send a value, not a list"
             raise RefusalError(path + name, f"a list of {len(value)} {counted}.")
 
