@@ -195,6 +195,7 @@ class Fuzz:
         self._headers = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         self.statuses: Counter[int] = Counter()
         self.failures: list[tuple[int, str, str]] = []  # 5xx and no answer at all
+        self.slowest: list[tuple[float, str]] = []  # what might have kept the other client waiting
         self.calm_s: list[float] = []  # the other client's
         self.calm_failures: list[int] = []
 
@@ -208,8 +209,10 @@ class Fuzz:
     async def _send_all(self, requests: Iterator[tuple[str, dict[str, Any]]]) -> None:
         for path, body in requests:
             text = json.dumps(body)
+            sent_at = time.monotonic()
             status, answer = await self._post(path, text.encode())
             self.statuses[status] += 1
+            self.slowest = sorted([*self.slowest, (time.monotonic() - sent_at, f"{path} {text[:300]}")])[-8:]
             if status >= 500 or status == 0:
                 self.failures.append((status, f"{path} {text[:300]}", answer.decode(errors="replace")[:300]))
 

@@ -28,6 +28,7 @@ _SAMPLING: dict[str, Rule] = {
     "max_new_tokens": _INT32,
     "min_new_tokens": _INT32,
     "stop": _STOPS,
+    "stop_regex": rules.expressions(256, 32),  # SGLang's own bounds; the front bounds how long matching takes
     "stop_token_ids": rules.token_ids,
     "top_k": _INT32,
     "n": _INT32,
@@ -123,7 +124,19 @@ def build_table(facts: ModelFacts, server_args: Any) -> RequestTable:
 
     whole = {
         "/vertex_generate": check_vertex,
-        **dict.fromkeys(("/generate", "/encode", "/classify", "/v1/completions", "/v1/embeddings"), check_lists),
+        **dict.fromkeys(
+            (
+                "/generate",
+                "/encode",
+                "/classify",
+                "/v1/completions",
+                "/v1/embeddings",
+                "/v1/chat/completions",
+                "/invocations",
+                "/v1/responses",
+            ),
+            check_lists,
+        ),
     }
     return RequestTable(facts, build_rules(server_args), msgspec.json.decode, whole)
 

@@ -6,6 +6,8 @@ index, a size or a count inside the engine, and a field of which the engine says
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
@@ -95,6 +97,22 @@ def texts(most_characters: int, most: int) -> Rule:
         for one in found:
             if isinstance(one, str) and len(one) > most_characters:
                 raise RefusalError(at, f"{len(one)} characters are more than {most_characters}. Shorten it.")
+
+    return check
+
+
+def expressions(most_characters: int, most: int) -> Rule:
+    """Regular expressions of Python's own."""
+    are_short = texts(most_characters, most)
+
+    def check(at: str, value: Any, facts: ModelFacts) -> None:
+        are_short(at, value, facts)
+        for one in _leaves(value):
+            try:
+                with warnings.catch_warnings(action="ignore"):
+                    re.compile(one)
+            except (re.error, ValueError, OverflowError, RecursionError, TypeError) as error:
+                raise RefusalError(at, f"no regular expression: {error}.") from None
 
     return check
 
