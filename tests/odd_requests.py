@@ -45,7 +45,8 @@ KNOWN: list[tuple[str, dict[str, Any]]] = [
         for fields in (
             {"input_ids": [99999999], "text": None}, {"input_ids": [-5], "text": None}, {"top_logprobs_num": 1000000},
             {"custom_labels": {"a": "b"}}, {"positional_embed_overrides": [[1]]}, {"token_ids_logprob": [10**9]},
-            {"input_embeds": [[1.0]], "text": None}, {"http_worker_ipc": "ipc:///tmp/x"}, {"logprob_start_len": -7},
+            {"input_embeds": [[1.0]], "text": None}, {"input_ids": []}, {"input_ids": [[]], "text": None},
+            {"return_hidden_states": []}, {"positional_embed_overrides": -0.0}, {"http_worker_ipc": "ipc:///tmp/x"}, {"logprob_start_len": -7},
             {"rid": "HEALTH_CHECK_1"}, {"session_params": {"id": 5, "nope": 1}}, {"text": ["a"] * 5000},
         )
     ),

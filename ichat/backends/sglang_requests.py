@@ -50,13 +50,13 @@ _FIELDS: dict[str, Rule] = {
     "custom_params": _SAMPLING["custom_params"],
     # Prompts, and what is read from them or written into their place.
     **dict.fromkeys(
-        ("prompt", "input_ids", "input", "tokens", "query", "items", "label_token_ids", "token_ids_logprob", "context",
+        ("prompt", "input", "tokens", "query", "items", "label_token_ids", "token_ids_logprob", "context",
          "embed_override_token_id"),
         rules.token_ids,
     ),
-    **dict.fromkeys(
-        ("input_embeds", "embed_overrides", "query_embed_overrides", "item_embed_overrides"), rules.vectors
-    ),
+    "input_ids": rules.all_of(rules.token_ids, rules.filled),
+    "input_embeds": rules.all_of(rules.vectors, rules.filled),
+    **dict.fromkeys(("embed_overrides", "query_embed_overrides", "item_embed_overrides"), rules.vectors),
     "positional_embed_overrides": rules.refused(_OWN),
     # What is computed beside the answer.
     **dict.fromkeys(("logprobs", "top_logprobs", "top_logprobs_num"), _LOGPROBS),

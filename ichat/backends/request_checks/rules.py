@@ -59,6 +59,15 @@ def _check_ids(at: str, values: list[Any], vocab_size: int, depth: int) -> None:
                 _check_ids(at, one, vocab_size, depth - 1)
 
 
+def filled(at: str, value: Any, facts: ModelFacts) -> None:
+    """A list that holds something, and so do the lists in it: of nothing there is no next token."""
+    if type(value) is list:
+        if not value:
+            raise RefusalError(at, "the prompt is empty. Send one token at least.")
+        for one in value:
+            filled(at, one, facts)
+
+
 def token_keys(at: str, value: Any, facts: ModelFacts) -> None:
     """An object whose keys are token ids, like ``logit_bias``."""
     if type(value) is not dict:
