@@ -33,6 +33,7 @@ _SAMPLING: dict[str, Rule] = {
     "top_k": _INT32,
     "n": _INT32,
     "beam_width": _INT32,
+    "repetition_penalty": rules.number(0.01, 2),  # with less the scheduler divides by nothing
     "stream_interval": rules.integer(1, INT32),
     "logit_bias": rules.token_keys,
     "sampling_seed": rules.integer(-INT64, INT64),

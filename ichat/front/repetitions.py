@@ -12,6 +12,8 @@ from typing import Any
 
 import orjson
 
+from ichat.front.grammar_recursion import begins_with_itself
+
 #: So often may something be repeated, by one number or by those around it together.
 MOST_REPEATED = 100_000
 #: So many characters may a pattern's {m,n} add, each within those around it.
@@ -29,13 +31,26 @@ _OF_INTEREST = re.compile(rb"""(?:min|max)(?:Items|Length|Properties|Contains)|\
 _REPETITION = re.compile(r"\{(\d{1,20})(?:,(\d{0,20}))?\}")
 
 
+_RECURSIVE = "a rule of the grammar begins with itself, and so it has no end. Let it take a character first."
+
+
 def repetition_excess(key: str, part: Any, text: bytes) -> str | None:
     """What is repeated too often in the value of a key, or refers to itself; ``text`` is the part as JSON."""
+    if b"::=" in text and _is_recursive(part):
+        return _RECURSIVE
     if _OF_INTEREST.search(text) is None:
         return None
     if type(part) is str and key in _PATTERNS and not part.lstrip().startswith("{"):
         return _pattern_excess(part)
     return _number_excess(_said(part)) or _circle(_said(part))
+
+
+def _is_recursive(part: Any) -> bool:
+    grammars = [part] if type(part) is str else [text for node in _nodes(part) for text in node.values()]
+    try:
+        return any(type(one) is str and "::=" in one and begins_with_itself(one) for one in grammars)
+    except RecursionError:
+        return True  # brackets deeper than any engine reads them
 
 
 def _number_excess(document: Any) -> str | None:

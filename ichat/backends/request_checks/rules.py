@@ -14,25 +14,31 @@ from typing import Any
 from ichat.backends.request_checks.facts import ModelFacts, RefusalError, shown
 
 Rule = Callable[[str, Any, ModelFacts], None]
-Bound = int | Callable[[ModelFacts], int]
+Bound = float | Callable[[ModelFacts], int]
 
+MOST_BIAS = 10_000
 INT32 = 2**31 - 1
 INT64 = 2**63 - 1
 #: So deep may lists lie in each other where an engine takes lists.
 _NESTING = 3
 
 
-def integer(least: Bound, most: Bound) -> Rule:
+def number(least: Bound, most: Bound) -> Rule:
     """A number within bounds, or a list of them; whether it is a number at all is the engine's to say."""
 
     def check(at: str, value: Any, facts: ModelFacts) -> None:
-        low, high = (bound if isinstance(bound, int) else bound(facts) for bound in (least, most))
+        low, high = (bound if isinstance(bound, int | float) else bound(facts) for bound in (least, most))
         for one in _leaves(value):
-            number = _number(one)
-            if number is not None and not low <= number <= high:
+            read = _number(one)
+            if read is not None and not low <= read <= high:
                 raise RefusalError(at, f"{shown(one)} is not in {low} to {high}. Choose a number in between.")
 
     return check
+
+
+def integer(least: Bound, most: Bound) -> Rule:
+    """``number``, for fields whose class takes nothing but integers."""
+    return number(least, most)
 
 
 def token_ids(at: str, value: Any, facts: ModelFacts) -> None:
@@ -69,10 +75,12 @@ def filled(at: str, value: Any, facts: ModelFacts) -> None:
 
 
 def token_keys(at: str, value: Any, facts: ModelFacts) -> None:
-    """An object whose keys are token ids, like ``logit_bias``."""
+    """An object whose keys are token ids, like ``logit_bias``, and whose values a model can add to what it computes."""
     if type(value) is not dict:
         return
-    for key in value:
+    for key, added in value.items():
+        if (read := _number(added)) is not None and not -MOST_BIAS <= read <= MOST_BIAS:
+            raise RefusalError(f"{at}.{shown(key)}", f"{shown(added)} is not in -{MOST_BIAS} to {MOST_BIAS}.")
         try:
             is_known = 0 <= int(key) < facts.vocab_size
         except ValueError:

@@ -26,6 +26,7 @@ RULES: dict[str, rules.Rule] = {
     "prompt": rules.token_ids,
     "logprobs": rules.integer(0, lambda facts: facts.max_logprobs),
     "logit_bias": rules.token_keys,
+    "penalty": rules.number(0.01, 2),
     "input_embeds": rules.vectors,
     "stop": rules.texts(20, 4),
     "input_ids": rules.all_of(rules.token_ids, rules.filled),
@@ -58,6 +59,7 @@ def refusal(document: Any, path: str = "/v1/completions", **facts: Any) -> Refus
         ("prompt", ([100], [-1], [[1], [100]], [1.5], [True], [1, "a"], ["a", 1], 100, [[[[1]]]], [10**30])),
         ("logprobs", (21, -1, "1000000", [1, 21], 10**30, 20.5)),
         ("logit_bias", ({"100": 1}, {"-1": 1}, {"x": 1})),
+        ("penalty", (1e-300, 0, 2.1, "0.001")),
         ("input_embeds", ([[1.0]], [[1, 2, 3, 4], [1]], [[[1.0]]])),
         ("stop", ("x" * 21, ["x"] * 5, [["x" * 21]])),
         ("input_ids", ([], [[]], [[1], []])),
@@ -79,6 +81,7 @@ def test_a_field_inside_another_is_named_with_its_way() -> None:
     for one in ({"max_new_tokens": 2.5}, [{"max_new_tokens": 1}, {"max_new_tokens": "5"}]):
         assert refusal({"sampling_params": one}).field == "sampling_params.max_new_tokens"  # type: ignore[union-attr]
     assert refusal({"sampling_params": {"nope": 1}}).field == "sampling_params.nope"  # type: ignore[union-attr]
+    assert refusal({"logit_bias": {"5": 1e300}}).field == "logit_bias.5"  # type: ignore[union-attr]
     assert refusal({"labels": {"a": "b"}}).field == "labels.a"  # type: ignore[union-attr]
     assert refusal({"kwargs": {"tokenize": 1}}).field == "kwargs.tokenize"  # type: ignore[union-attr]
 

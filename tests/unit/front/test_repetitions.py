@@ -95,6 +95,39 @@ def test_a_pattern_by_itself_is_bounded_too() -> None:
     assert excess("a{" * 5000 + "(" * 5000, "regex") is None
 
 
+@pytest.mark.parametrize(
+    "grammar",
+    [
+        "root ::= root",
+        'root ::= a "x"\na ::= b\nb ::= root | "y"',
+        'root ::= (a | "b")? root "c"\na ::= "x"',
+        'root ::= "" root',
+        'root ::= a root\na ::= "x"*',
+        "root ::= [a-z]{0,5} root",
+        "root ::= " + "(" * 5000 + "a" + ")" * 5000,
+    ],
+)
+def test_a_rule_that_begins_with_itself_is_refused(grammar: str) -> None:
+    assert "begins with itself" in (excess(grammar, "ebnf") or "")
+    assert "begins with itself" in (excess({"grammar": grammar}, "structured_outputs") or "")
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    [
+        'root ::= "a" root | ""',
+        'root ::= expr\nexpr ::= term ("+" term)*\nterm ::= [0-9]+ | "(" expr ")"',
+        'list ::= item list | ""\nitem ::= "x"  # list ::= list',
+        'root ::= "root ::= root"',
+        "root ::= [a-z]+ root?",
+        "what is no grammar",
+        "\n".join(f"r{n} ::= r{n + 1}" for n in range(3000)),
+    ],
+)
+def test_a_grammar_that_takes_a_character_first_passes(grammar: str) -> None:
+    assert excess(grammar, "ebnf") is None
+
+
 def test_it_takes_no_longer_for_a_schema_that_is_made_for_it() -> None:
     schema: dict[str, Any] = {"$defs": {str(n): {"anyOf": [{"$ref": f"#/$defs/{n + 1}"}] * 2} for n in range(900)}}
     schema["properties"] = {str(n): {"$ref": f"#/$defs/{n}"} for n in range(900)}
