@@ -196,14 +196,17 @@ def check_vertex(document: dict[str, Any]) -> None:
     from pydantic import TypeAdapter, ValidationError
     from sglang.srt.managers.io_struct import GenerateReqInput
 
+    parameters, instances = document.get("parameters") or {}, document.get("instances")
+    if type(parameters) is not dict or type(instances) is not list:
+        return  # the class of the body says so itself
     try:
-        TypeAdapter(GenerateReqInput).validate_python(document.get("parameters") or {})
+        TypeAdapter(GenerateReqInput).validate_python(parameters)
     except ValidationError as error:
         first = error.errors()[0]
         raise RefusalError(".".join(map(str, ("parameters", *first["loc"]))), f"{first['msg']}.") from None
-    _check_lists(document.get("parameters") or {}, len(document.get("instances") or ()), "parameters.")
+    _check_lists(parameters, len(instances), "parameters.")
     known = set(GenerateReqInput.__dataclass_fields__)
-    unknown = next((key for key in document.get("parameters") or {} if key not in known), None)
+    unknown = next((key for key in parameters if key not in known), None)
     if unknown is not None:
         raise RefusalError(f"parameters.{unknown}", "SGLang has no such field. Leave it out.", "unknown_parameter")
 
