@@ -67,11 +67,16 @@ class RequestChecks:
         try:
             await self._app(scope, receive, answer.send)
         except _OF_VALUES as error:
-            if not answer.is_held or not self._is_users(error):
+            if not (answer.is_unsent or answer.is_open_stream) or not self._is_users(error):
                 await answer.release()
                 raise
             words = without_places(f"{type(error).__name__}: {error}")
-            await _refuse(scope["path"], RefusalError(None, f"The engine cannot read this request: {words}"), send)
+            refused = RefusalError(None, f"The engine cannot take this request: {words}")
+            if answer.is_unsent:
+                await _refuse(scope["path"], refused, send)
+            else:
+                event = b"event: error\ndata: %b\n\ndata: [DONE]\n\n" % refusal_body(refused, scope["path"])
+                await answer.send({"type": "http.response.body", "body": event, "more_body": False})
             return
         except BaseException:
             await answer.release()
@@ -83,6 +88,9 @@ class RequestChecks:
             await answer.release()
 
     def _is_users(self, error: Exception) -> bool:
+        """A plain ValueError is how an engine's processes refuse a request, as SGLang's do with a grammar."""
+        if type(error) is ValueError:
+            return True
         frames = traceback.walk_tb(error.__traceback__)
         return self._mistakes.waiting.isdisjoint(frame.f_code.co_name for frame, _ in frames)
 
@@ -93,23 +101,34 @@ class _Answer:
     def __init__(self, send: Send) -> None:
         self._send = send
         self._head: Message | None = None
+        self._early: Message | None = None  # the head of an answer whose body has not begun
         self._body = bytearray()
         self.status = 0
+        self.is_open_stream = False  # of events, and not at its end
 
     @property
     def is_held(self) -> bool:
         return self._head is not None
 
+    @property
+    def is_unsent(self) -> bool:
+        """The client has seen nothing yet."""
+        return self._head is not None or self._early is not None or not self.status
+
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            if self.status >= 400:
-                self._head = message
-                return
-        if self._head is None:
-            await self._send(message)
-        else:
+            self.is_open_stream = any(value.startswith(b"text/event-stream") for _, value in message["headers"])
+            self._head, self._early = (message, None) if self.status >= 400 else (None, message)
+            return
+        if self._head is not None:
             await self._hold(message)
+            return
+        if self._early is not None:
+            early, self._early = self._early, None
+            await self._send(early)
+        self.is_open_stream = self.is_open_stream and message.get("more_body", False)
+        await self._send(message)
 
     async def _hold(self, message: Message) -> None:
         self._body += message.get("body", b"")
@@ -119,6 +138,9 @@ class _Answer:
 
     async def release(self, *, is_whole: bool = True) -> None:
         """Send what is held."""
+        if self._early is not None:
+            early, self._early = self._early, None
+            await self._send(early)
         if self._head is None:
             return
         head, self._head = self._head, None

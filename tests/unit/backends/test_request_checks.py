@@ -302,18 +302,51 @@ async def test_what_an_app_raises_over_a_value_is_the_request_s_fault() -> None:
 async def test_what_the_engine_s_processes_raise_is_not() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         async def wait_for_the_engine() -> None:
-            raise ValueError("the scheduler says no")
+            raise KeyError("the scheduler is gone")
 
         await answering(500, b"x")(scope, receive, send)
         await wait_for_the_engine()
 
     sent: list[Any] = []
-    with pytest.raises(ValueError, match="scheduler"):
+    with pytest.raises(KeyError, match="scheduler"):
         sent = await ask(app)
     for other in (RuntimeError("broken"), OSError("no disk")):
         with pytest.raises(type(other)):
             await ask(answering(500, b"x", then=other))
     assert sent == []
+
+
+async def test_a_stream_that_fails_before_its_first_event_is_no_stream() -> None:
+    def app(error: Exception, *bodies: bytes) -> Callable[..., Any]:
+        async def stream(scope: Any, receive: Any, send: Any) -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            for body in bodies:
+                await send({"type": "http.response.body", "body": body, "more_body": True})
+            raise error
+
+        return stream
+
+    sent = await ask(app(ValueError("Failed to compile json grammar")))
+    assert sent[0]["status"] == 400
+    assert "json grammar" in json.loads(sent[1]["body"])["error"]["message"]
+    with pytest.raises(ValueError, match="late"):
+        await ask(app(ValueError("late"), b"data: 1"))
+    with pytest.raises(RuntimeError):
+        await ask(app(RuntimeError("broken")))
+
+
+async def test_a_stream_of_events_that_fails_over_its_request_ends_with_an_error_event() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
+        await send({"type": "http.response.body", "body": b"data: 1\n\n", "more_body": True})
+        raise ValueError("Failed to compile json grammar")
+
+    sent = await ask(app)
+    assert [one.get("more_body") for one in sent] == [None, True, False]
+    event, done, _ = sent[-1]["body"].split(b"\n\n")
+    name, data = event.split(b"\n")
+    assert (name, done) == (b"event: error", b"data: [DONE]")
+    assert "json grammar" in json.loads(data.removeprefix(b"data: "))["error"]["message"]
 
 
 async def test_a_500_is_passed_on_unless_the_engine_can_say_that_the_request_was_at_fault() -> None:
