@@ -14,13 +14,14 @@ import time
 import uuid
 from typing import Any, NoReturn
 
-from ichat.backends import sglang_compat, start_method
+from ichat.backends import sglang_compat, sglang_requests, start_method
 from ichat.backends.base_backend import BaseBackend
 from ichat.backends.engine_control import EngineControl
 from ichat.backends.failures import refuse_arguments
 from ichat.backends.http_server import HTTPServer
 from ichat.backends.model_files import architectures_of
 from ichat.backends.owner_thread import OwnerThread
+from ichat.backends.request_checks.middleware import RequestChecks
 from ichat.backends.sglang_control import SGLangControl
 from ichat.backends.warm_up import request_once
 from ichat.errors import EngineError
@@ -187,7 +188,7 @@ class SGLangBackend(BaseBackend):
             add_api_key_middleware(app, api_key=serving.api_key, admin_api_key=serving.admin_api_key)
         set_uvicorn_logging_configs(self._args)
         config = uvicorn.Config(
-            app,
+            self._checked(app),
             root_path=serving.fastapi_root_path or "",
             log_level=observability.log_level_http or observability.log_level,
             timeout_keep_alive=_KEEP_ALIVE_S,
@@ -195,6 +196,13 @@ class SGLangBackend(BaseBackend):
         server = HTTPServer(config, self.framework_args.socket_path, self.fail)
         await server.start()
         return server
+
+    def _checked(self, app: Any) -> RequestChecks:
+        from sglang.srt.arg_groups.overrides import resolving_view
+
+        resolved = resolving_view(self._args)
+        facts = sglang_requests.read_facts(self._tokenizer_manager, resolved, self.framework_args.model.limit_n)
+        return RequestChecks(app, sglang_requests.build_table(facts, resolved), sglang_requests.SGLangMistakes())
 
     async def warm_up(self) -> None:
         from sglang.srt.entrypoints.http_server import ServerStatus

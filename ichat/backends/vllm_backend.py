@@ -12,13 +12,14 @@ import re
 from argparse import Namespace
 from typing import Any, NoReturn
 
-from ichat.backends import start_method, vllm_compat
+from ichat.backends import start_method, vllm_compat, vllm_requests
 from ichat.backends.base_backend import BaseBackend
 from ichat.backends.engine_control import EngineControl
 from ichat.backends.failures import refuse_arguments
 from ichat.backends.http_server import HTTPServer
 from ichat.backends.model_files import architectures_of
 from ichat.backends.owner_thread import OwnerThread
+from ichat.backends.request_checks.middleware import RequestChecks
 from ichat.backends.vllm_control import VLLMControl
 from ichat.backends.warm_up import request_once
 from ichat.errors import EngineError
@@ -154,7 +155,7 @@ class VLLMBackend(BaseBackend):
         await init_app_state(self._engine, app.state, args, self._tasks)
         log_config = get_uvicorn_log_config(args)
         config = uvicorn.Config(
-            app,
+            self._checked(app),
             log_level=args.uvicorn_log_level,
             access_log=not args.disable_uvicorn_access_log,
             timeout_keep_alive=_KEEP_ALIVE_S,
@@ -170,6 +171,13 @@ class VLLMBackend(BaseBackend):
         app.state.server = server.server
         await server.start([self._socket])
         return server
+
+    def _checked(self, app: Any) -> RequestChecks:
+        engine = self._engine
+        facts = vllm_requests.read_facts(engine, self.framework_args.model.limit_n)
+        has_connector = engine.vllm_config.kv_transfer_config is not None
+        mistakes = vllm_requests.VLLMMistakes(lambda: engine.errored, has_connector)
+        return RequestChecks(app, vllm_requests.build_table(facts), mistakes)
 
     async def warm_up(self) -> None:
         model = self.framework_args.model.served_name

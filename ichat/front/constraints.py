@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 
+from ichat.front.repetitions import repetition_excess
 from ichat.front.stop_expression import slow_stop
 
 _MAX_DEPTH = 64
@@ -67,19 +68,21 @@ def excess(key: str, value: Any, model: str, schema_bytes: int, budget: Budget) 
     parts = value if key in _LISTS_OF_MANY else [value]
     if len(parts) > _MAX_TOOLS:
         return f"{len(parts)} are more than {_MAX_TOOLS}. Send fewer."
-    return next(filter(None, (_of_part(part, model, schema_bytes, budget) for part in parts)), None)
+    return next(filter(None, (_of_part(key, part, (model, schema_bytes), budget) for part in parts)), None)
 
 
-def _of_part(part: Any, model: str, schema_bytes: int, budget: Budget) -> str | None:
+def _of_part(key: str, part: Any, limit: tuple[str, int], budget: Budget) -> str | None:
+    model, schema_bytes = limit
     try:
-        size = len(orjson.dumps(part))
+        text = orjson.dumps(part)
+        size = len(text)
     except orjson.JSONEncodeError:
         return _TOO_DEEP
     if size > schema_bytes:
         return f"{size} bytes are more than model '{model}' allows (limit_schema_bytes: {schema_bytes}). Shorten it."
     if not budget.spend_bytes(size):
         return f"more than {_MAX_BYTES} bytes in all. Send less."
-    return _tangle(part, budget)
+    return _tangle(part, budget) or repetition_excess(key, part, text)
 
 
 def _tangle(part: Any, budget: Budget) -> str | None:

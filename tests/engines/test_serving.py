@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 import urllib.request
@@ -12,7 +13,10 @@ import openai
 import pytest
 
 from tests.demo_answers import ANSWERS
+from tests.odd_requests import PLAIN, Fuzz, OddRequests
 from tests.real_engine import ENGINES, RealLauncher, load
+from tests.route_fields import read_fields
+from tests.volume import IS_FULL, times
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
 
@@ -217,3 +221,24 @@ def test_many_streams_at_once_all_come_to_their_end(launcher: RealLauncher) -> N
     with load(launcher, streams=16, tokens=60) as streams:
         pass
     assert all(stream.is_complete for stream in streams)
+
+
+@pytest.mark.timeout(3600 if IS_FULL else 300)
+def test_no_odd_request_ends_the_engine_or_stops_another_client(launcher: RealLauncher) -> None:
+    fields = read_fields(launcher.backend)["fields"]
+    processes = {title: process.pid for title, process in launcher.engine_processes().items()}
+    for compiled in (
+        {"logprobs": 5, "echo": True},
+        {"repetition_penalty": 1.1},
+        {"frequency_penalty": 1, "min_p": 0.1},
+    ):
+        assert launcher.complete(**compiled)[0] == 200  # the first of its kind may take seconds
+    odd = OddRequests(fields, seed=10)
+    for path in (None, *(path for path in PLAIN if path in fields)):
+        fuzz = Fuzz(launcher.port, launcher.headers)
+        asyncio.run(fuzz.run(odd.known() if path is None else odd.of(path, times(5000, 30))))
+        assert (path, fuzz.failures, fuzz.calm_failures) == (path, [], [])
+        assert {title: process.pid for title, process in launcher.engine_processes().items()} == processes, path
+        assert fuzz.statuses[400] > 0, path
+        assert not IS_FULL or fuzz.p99_s() < 1, path
+    assert launcher.restarts == 0
