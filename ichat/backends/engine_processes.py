@@ -45,6 +45,7 @@ class _Process:
     rss_bytes: int = 0
     is_armed: bool = field(default=False, repr=False)
     is_compiling: bool = False
+    is_part: bool = False  # another compiler has started it
     counts: bool = False  # a compiler that no other one has started
 
     @property
@@ -93,7 +94,9 @@ class EngineProcesses:
         if compilers.is_at_work(known.title):
             parent = self._known.get(child.ppid())
             known.is_compiling = True
-            known.counts = compilers.is_compiler(known.title) and not (parent and compilers.is_compiler(parent.title))
+            # For good: where its parent ends first it becomes the child of another process.
+            known.is_part |= parent is not None and compilers.is_compiler(parent.title)
+            known.counts = compilers.is_compiler(known.title) and not known.is_part
         if self._vital.search(known.title):
             known.matches_since = known.matches_since or time.monotonic()
             known.is_vital = time.monotonic() - known.matches_since >= self._settle_s

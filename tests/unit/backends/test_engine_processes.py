@@ -237,3 +237,19 @@ async def test_what_a_compiler_starts_is_not_counted_again(processes) -> None:
         os.killpg(outer.pid, signal.SIGKILL)
         outer.wait()
     await until(lambda: processes.scan() or processes.compiling() == (0, 1), 20)
+
+
+async def test_what_a_compiler_started_is_not_counted_when_it_outlives_that_compiler(processes) -> None:
+    start_method.adopt_orphans()  # as a worker does
+    script = ["g++", "-c", "(exec -a cc1plus sleep 30); true"]
+    outer = subprocess.Popen(script, executable="/bin/bash", process_group=0)
+    try:
+        await until(lambda: processes.scan() or processes.compiling()[0] == 2, 20)
+        outer.kill()
+        outer.wait()
+        await until(lambda: processes.scan() or processes.compiling() == (1, 1), 20)
+    finally:
+        os.killpg(outer.pid, signal.SIGKILL)
+    await until(lambda: processes.compiling()[0] == 0, 20)
+    processes.scan()  # which forgets the one that ended
+    assert processes.compiling() == (0, 1)

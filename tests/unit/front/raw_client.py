@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 CHAT = "/v1/chat/completions"
+_PATIENCE_S = 60.0
 BODY = json.dumps({"model": "demo", "messages": [{"role": "user", "content": "hi"}]}).encode()
 
 
@@ -47,7 +48,11 @@ class Client:
         await self.writer.drain()
 
     async def response(self) -> Response:
-        """The next response, or what there is of it."""
+        """The next response, or what there is of it. A front that does not answer fails the test instead of hanging it."""
+        async with asyncio.timeout(_PATIENCE_S):
+            return await self._read_response()
+
+    async def _read_response(self) -> Response:
         head = await self.reader.readuntil(b"\r\n\r\n")
         first, *lines = head[:-4].decode("latin-1").split("\r\n")
         headers = [(name, value) for name, _, value in (line.partition(": ") for line in lines)]
