@@ -21,6 +21,7 @@ from ichat.config.variables import FALL_BACKS
 from ichat.errors import Problem
 
 DEMO = "demo"
+_OTHER_NODES = "Start the engine's own server on the others, without ichat."
 #: A model of a few megabytes needs no compiler and no large cache.
 _DEMO_SETTINGS = {
     "context_length": "1024",
@@ -130,8 +131,8 @@ class ModelResolver:
             refuse("enable_lora", "is false, but lora_paths names adapters. Remove one of them.")
         if any("=" not in text for text in values.get("lora_paths", ())):
             refuse("lora_paths", "each adapter is written name=path.")
-        if (rank := values.get("node_rank", 0)) >= values.get("nnodes", 1):
-            refuse("node_rank", f"is {rank}, but nnodes is {values.get('nnodes', 1)}: ranks count from 0.")
+        if rank := values.get("node_rank"):
+            refuse("node_rank", f"is {rank}, and ichat serves the first machine of several only (0). {_OTHER_NODES}")
         if "dist_init_addr" in values and not values["dist_init_addr"].rpartition(":")[2].isdigit():
             refuse("dist_init_addr", f'expected host:port, found "{values["dist_init_addr"]}".')
         if engine:

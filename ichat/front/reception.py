@@ -75,8 +75,6 @@ class Reception:
             return None  # whoever asks, nothing but what may be asked is told
         if route is None and own_endpoints.is_open(path):
             return own_endpoints.check_method(request)
-        if route is None and (bare := own_endpoints.without_slash(path)) is not None:
-            return moved(request.target, path, bare)
         if self._keyring.has_keys:
             if (owner := self._keyring.owner(request)) is None:
                 return INVALID_API_KEY_OF_EITHER if may_have_key_header(request) else INVALID_API_KEY
@@ -91,7 +89,10 @@ class Reception:
     @staticmethod
     def _judge_path(request: Request) -> Failure | None:
         """It is none of an engine's."""
-        if own_endpoints.is_known(request.path):
+        path = request.path
+        if (bare := own_endpoints.without_slash(path)) is not None:
+            return moved(request.target, path, bare)
+        if own_endpoints.is_known(path):
             return own_endpoints.check_method(request)
         return not_offered(request.path, refused_routes.instead_of(request.path))
 
