@@ -203,4 +203,4 @@ def choose_backend(said: str | None, layers: Sequence[Mapping[str, Given]]) -> s
 def _publishes(kv_events: Mapping[str, Any] | None) -> bool:
     if not kv_events:
         return False
-    return kv_events.get("enable_kv_cache_events", True) and kv_events.get("publisher", "zmq") != "null"
+    return bool(kv_events.get("enable_kv_cache_events", True)) and kv_events.get("publisher", "zmq") != "null"

@@ -14,6 +14,7 @@ from tests.unit.front.conftest import until
 from tests.unit.front.raw_client import BODY, CHAT, Client, request
 from tests.unit.front.running_front import FrontUnderTest, running_front
 from tests.unit.front.scripted_worker import ScriptedWorker, Turn, answer_json
+from tests.volume import times
 
 CHUNKED = f"POST {CHAT} HTTP/1.1\r\nHost: front\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
 PROBE = b"GET /livez HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -206,11 +207,11 @@ async def test_scraping_leaves_nothing_behind(worker: ScriptedWorker) -> None:
         gc.collect()
         gc.disable()  # what only it would find stays
         try:
-            sizes = []
-            for round_ in range(150):
+            sizes, scrapes = [], times(10_000, 150)
+            for round_ in range(scrapes):
                 await client.send(request("GET", "/metrics", None))
                 assert (await client.response()).status == 200
-                if round_ in (50, 149):
+                if round_ in (50, scrapes - 1):
                     sizes.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
         finally:
             gc.enable()
