@@ -92,7 +92,7 @@ ATTACKS: dict[str, Callable[[int], None]] = {
         port,
         f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Length: {1 << 23}\r\n\r\n".encode(),
         b"A" * ((1 << 23) - 1),
-        8,
+        2,
     ),
     "/metrics in a loop": lambda port: _asked(port, request("GET", "/metrics")),
     "answers that are not read": lambda port: _unread(port, _chat()),
