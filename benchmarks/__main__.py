@@ -21,6 +21,7 @@ from benchmarks.process_tree import adopt_orphans
 _MODULES = {
     "config": "benchmarks.config",
     "front": "benchmarks.front.benchmark",
+    "attacks": "benchmarks.front.attacks",
     "start": "benchmarks.start",
     "serving": "benchmarks.serving",
 }

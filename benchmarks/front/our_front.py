@@ -48,10 +48,10 @@ class OurFront:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._ours.close()  # it leaves when the launcher is gone; a signal alone ends no stream, and not the front
         try:
             self.tree.__exit__()
         finally:
-            self._ours.close()
             self._listener.close()
 
     def tell(self, message: messages.Message) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, Protocol
 
-from ichat.backends import engine_control
+from ichat.backends import engine_control, hub_cache
 from ichat.backends.engine_control import (
     TAGS,
     CommandError,
@@ -28,6 +29,7 @@ from ichat.backends.engine_control import (
     read_arguments,
 )
 from ichat.backends.framework_args import FrameworkArgs
+from ichat.config.sources import process_environment
 from ichat.errors import IchatError
 from ichat.observe.logs import set_level
 
@@ -225,10 +227,16 @@ class Control:
 
     # ---- weights, caches, adapters ------------------------------------------------------------------------
 
+    def _files_that_run(self) -> Path | None:
+        model = self._args.model
+        if self._weights_from != model.model_path:
+            return Path(self._weights_from)
+        return hub_cache.files_of(model, process_environment())
+
     async def _update_weights(self, order: UpdateWeights) -> dict[str, Any]:
         if "weights" in self._asleep:
             raise NotNowError(f"update_weights: it is {self._state()}. First wake_up with tags [weights].")
-        engine_control.check_new_weights(order.path, self._weights_from)
+        engine_control.check_new_weights(order.path, self._files_that_run())
         was_resting = self.is_resting
         await self._be_idle("update_weights")
         engine = self._backend.engine_control()

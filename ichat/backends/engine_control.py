@@ -191,12 +191,18 @@ class EngineControl(abc.ABC):
 # ---- what is wrong with a path is told before an engine is touched ---------------------------------------------
 
 
-def check_new_weights(path: str, current: str) -> None:
-    """WrongArgumentsError unless ``path`` holds whole weights of the same model as ``current``.
+def check_new_weights(path: str, current: Path | None) -> None:
+    """WrongArgumentsError unless ``path`` holds whole weights of the same model as the directory ``current``.
 
+    NotSupportedError where it is not known what they are to be compared with (None).
     Neither engine can be left to find that out: by then half of them are replaced, and vLLM only logs what is missing.
     """
-    directory, before = _directory("update_weights", path), Path(current)
+    directory = _directory("update_weights", path)
+    if current is None:
+        raise NotSupportedError(
+            "update_weights: the files of the model that runs are not found on this machine, so that nothing tells"
+            " whether these weights fit. Change model_path in the configuration and reload."
+        )
     if not (directory / "config.json").is_file():
         raise WrongArgumentsError(f"update_weights: {path}: has no config.json, so it is no model.")
     if not any(directory.glob("*.safetensors")):
@@ -204,8 +210,8 @@ def check_new_weights(path: str, current: str) -> None:
     try:
         check_weights(directory, is_needed=True)
         differences = [
-            *_differences("its {}", _architecture(directory), _architecture(before)),
-            *_differences("the shape of {}", shapes_of(directory), shapes_of(before)),
+            *_differences("its {}", _architecture(directory), _architecture(current)),
+            *_differences("the shape of {}", shapes_of(directory), shapes_of(current)),
         ]
     except (WeightsError, ValueError, KeyError, OSError) as error:
         raise WrongArgumentsError(f"update_weights: {error}") from None
@@ -217,7 +223,7 @@ def check_new_weights(path: str, current: str) -> None:
 
 
 def _differences(words: str, new: dict[str, Any], old: dict[str, Any]) -> Iterator[str]:
-    """None when nothing is known of the old: a model of the hub keeps its files elsewhere."""
+    """None when nothing is known of the old: its weights may be in another form than safetensors."""
     for key in sorted(new.keys() | old.keys()) if old else ():
         if new.get(key) != old.get(key):
             yield f"{words.format(key)} is {new.get(key)} instead of {old.get(key)}"

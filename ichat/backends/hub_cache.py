@@ -30,6 +30,16 @@ def snapshot(cache: Path, repo: str, revision: str | None, kind: str = "model") 
     return path if path.is_dir() else None
 
 
+def files_of(model: Model, environ: Mapping[str, str]) -> Path | None:
+    """The directory that the model's files are in: its own, or a snapshot in a cache; None: they are not found."""
+    local = Path(model.model_path).expanduser()
+    if local.is_dir():
+        return local
+    caches = [Path(model.download_dir)] if model.download_dir else []
+    found = (snapshot(cache, model.model_path, model.revision) for cache in [*caches, cache_dir(environ)])
+    return next((path for path in found if path is not None), None)
+
+
 def is_whole(model: Model, environ: Mapping[str, str]) -> bool:
     """Whether all that the model takes from the hub is in the cache, as far as its files tell."""
     return not list(missing(model, environ))

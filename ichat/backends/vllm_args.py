@@ -149,7 +149,7 @@ RESERVED = {
     "--data-parallel-supervisor-port": "ichat's launcher supervises the engine",
     "--grpc": "ichat serves HTTP",
     "--grpc-port": "ichat serves HTTP",
-    "--headless": "follows from node_rank",
+    "--headless": "ichat serves the first machine of several only; start vLLM itself on the others",
     "--host": _SOCKET,
     "--port": _SOCKET,
     "--root-path": "the engine is asked at the root; let the proxy that adds a prefix remove it",

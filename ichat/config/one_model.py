@@ -21,6 +21,8 @@ from ichat.config.variables import FALL_BACKS
 from ichat.errors import Problem
 
 DEMO = "demo"
+_LISTEN = "listen there. Give each a model of its own with instances: 1."
+_OTHER_NODES = "Start the engine's own server on the others, without ichat."
 #: A model of a few megabytes needs no compiler and no large cache.
 _DEMO_SETTINGS = {
     "context_length": "1024",
@@ -130,8 +132,10 @@ class ModelResolver:
             refuse("enable_lora", "is false, but lora_paths names adapters. Remove one of them.")
         if any("=" not in text for text in values.get("lora_paths", ())):
             refuse("lora_paths", "each adapter is written name=path.")
-        if (rank := values.get("node_rank", 0)) >= values.get("nnodes", 1):
-            refuse("node_rank", f"is {rank}, but nnodes is {values.get('nnodes', 1)}: ranks count from 0.")
+        if rank := values.get("node_rank"):
+            refuse("node_rank", f"is {rank}, and ichat serves the first machine of several only (0). {_OTHER_NODES}")
+        if _publishes(values.get("kv_events_config")) and (count := values.get("instances", 1)) > 1:
+            refuse("kv_events_config", f"is one endpoint, but instances is {count}, and only one of them can {_LISTEN}")
         if "dist_init_addr" in values and not values["dist_init_addr"].rpartition(":")[2].isdigit():
             refuse("dist_init_addr", f'expected host:port, found "{values["dist_init_addr"]}".')
         if engine:
@@ -194,3 +198,9 @@ def choose_backend(said: str | None, layers: Sequence[Mapping[str, Given]]) -> s
         except WrongValueError:
             return ""
     return str(Model.model_fields["backend"].default)
+
+
+def _publishes(kv_events: Mapping[str, Any] | None) -> bool:
+    if not kv_events:
+        return False
+    return bool(kv_events.get("enable_kv_cache_events", True)) and kv_events.get("publisher", "zmq") != "null"

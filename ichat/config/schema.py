@@ -188,7 +188,9 @@ class Unified(Schema):
     enable_prefix_caching: bool | None = Field(None, description="reuse the KV cache of equal prefixes")
     log_level: LogLevel | None = Field(None, description="how much the engine and its HTTP server log")
     nnodes: PositiveInt | None = Field(None, description="machines that serve this instance together")
-    node_rank: Annotated[int, Field(ge=0)] | None = Field(None, description="which of them this one is")
+    node_rank: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="which of them this one is: only 0, the first, is served"
+    )
     dist_init_addr: str | None = Field(None, description="host:port of node 0 for the engines' own rendezvous")
     kv_events_config: dict[str, Any] | None = Field(
         None, description="publish KV cache events: {publisher: zmq, endpoint: …}, the same keys on both engines"

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
+from ichat.front import request_id
 from ichat.front.errors import REQUEST_TIMEOUT, TOO_MANY_CONNECTIONS, Failure
 from ichat.front.exchange import Exchange, State
 from ichat.front.replies import Reply
@@ -186,7 +187,7 @@ class ClientConnection(asyncio.Protocol):
 
     def refuse(self, request: Request, failure: Failure, model: str = "") -> None:
         self._reception.traffic.refuse(failure.code, model, request.key_name)
-        self.reply(request, failure.reply(request.dialect))
+        self.reply(request, failure.reply(request.dialect, *request_id.lines(request, failure)))
 
     def exchange_ended(self, *, keep_alive: bool) -> None:
         self._let_go()
@@ -307,6 +308,9 @@ class ClientConnection(asyncio.Protocol):
         elif isinstance(answer := self._reception.answer(request), Reply):
             self.reply(request, answer)
             keep_alive = request.keep_alive and not answer.closes
+        elif isinstance(answer, Failure):
+            self.refuse(request, answer)
+            keep_alive = request.keep_alive and not answer.closes
         else:
             self.state, self.deadline = _SERVING, math.inf
             self._exchange = answer
@@ -361,7 +365,8 @@ class ClientConnection(asyncio.Protocol):
         request = self._reader.request
         lines = b"" if request is None or not request.origin else self._reception.origins.lines(request.origin)
         self._reader.release()
-        self.write(failure.reply().encode(lines + b"connection: close\r\n"))
+        reply = failure.reply("openai", *request_id.lines(request, failure))
+        self.write(reply.encode(lines + b"connection: close\r\n"))
         self.state = _CLOSING
         self.deadline = time.monotonic() + self._timeouts.receive_headers_s
         if self._transport is not None and not self._transport.is_closing() and self._transport.can_write_eof():

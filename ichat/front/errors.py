@@ -19,8 +19,9 @@ _TYPES = {401: "authentication_error", 404: "not_found_error", 413: "request_too
 class Failure:
     """Why a request is refused or ends early.
 
-    ``code`` is one of the words in docs/front.md and never changes its meaning. ``closes``: the connection cannot go
-    on after it, because what follows on it is unknown or unwanted.
+    ``code`` is one of the words in docs/front.md and never changes its meaning. ``param`` is the field of the request
+    that is to blame, where it is one. ``closes``: the connection cannot go on after it, because what follows on it is
+    unknown or unwanted.
     """
 
     status: int
@@ -29,9 +30,10 @@ class Failure:
     retry_after_s: int | None = None
     closes: bool = False
     headers: tuple[bytes, ...] = ()
+    param: str | None = None
 
-    def reply(self, dialect: Dialect = "openai") -> Reply:
-        headers = self.headers
+    def reply(self, dialect: Dialect = "openai", *more_headers: bytes) -> Reply:
+        headers = self.headers + more_headers
         if self.retry_after_s is not None:
             headers += (b"retry-after: %d\r\n" % self.retry_after_s,)
         return Reply(self.status, self._json(dialect), JSON, headers, closes=self.closes)
@@ -48,7 +50,7 @@ class Failure:
             error = {"type": kind, "message": self.message, "code": self.code}
             return orjson.dumps({"type": "error", "error": error})
         kind = "server_error" if self.status >= 500 else "invalid_request_error"
-        return orjson.dumps({"error": {"message": self.message, "type": kind, "code": self.code}})
+        return orjson.dumps({"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}})
 
 
 def bad_request(code: str, message: str, *, status: int = 400) -> Failure:
@@ -56,16 +58,23 @@ def bad_request(code: str, message: str, *, status: int = 400) -> Failure:
     return Failure(status, code, message, closes=True)
 
 
-def invalid_body(message: str) -> Failure:
+def invalid_body(message: str, param: str | None = None) -> Failure:
     """The request was understood, its body was not; the next one on the connection may be better."""
-    return Failure(400, "invalid_body", message)
+    return Failure(400, "invalid_body", message, param=param)
 
 
+#: A worker has read the request, which may be the cause: nothing here advises to send it again and again.
 WORKER_LOST = Failure(
     502,
     "worker_lost",
-    "The worker that served this request ended before the answer was complete. Send it again, unless this happens each"
-    " time: then the request itself may be what ends it.",
+    "The answer was broken off before it was complete: the worker ended, or its engine ended the answer. The log of"
+    " ichat says which. The request may be the cause of it: do not repeat it more than once.",
+)
+WORKER_UNREACHED = Failure(
+    502,
+    "worker_lost",
+    "The worker ended before it had read this request, and no other one could take it. The request had no part in that:"
+    " send it again.",
 )
 INTERNAL_ERROR = Failure(
     500, "internal_error", "ichat could not read this request, which is a bug of ichat. Its log says more."
@@ -111,7 +120,7 @@ def queue_full(model: str, words: str, retry_after_s: int) -> Failure:
 def model_missing(served: list[str]) -> Failure:
     """Neither the body names a model, nor the request itself."""
     message = f"model: missing, and several are served. Name one of {', '.join(served)}"
-    return invalid_body(f"{message}: in the body, as ?model=… or in the header x-ichat-model.")
+    return invalid_body(f"{message}: in the body, as ?model=… or in the header x-ichat-model.", "model")
 
 
 def shutting_down(retry_after_s: int) -> Failure:
@@ -122,7 +131,26 @@ def shutting_down(retry_after_s: int) -> Failure:
 def model_not_found(name: str, served: list[str]) -> Failure:
     shown = name if len(name) <= 128 else name[:127] + "…"
     known = f"Served here: {', '.join(served)}." if served else "None is served here."
-    return Failure(404, "model_not_found", f"model '{shown}': there is no such model. {known}")
+    return Failure(404, "model_not_found", f"model '{shown}': there is no such model. {known}", param="model")
+
+
+def not_offered(path: bytes, instead: str) -> Failure:
+    return Failure(404, "not_found", f"{shown_path(path)}: {instead}")
+
+
+def moved(target: bytes, path: bytes, bare: bytes) -> Failure:
+    """The path is known without the slashes at its end. The engines' servers redirect, too, and clients follow.
+
+    The way is told from where the client is, because a proxy may have cut off the beginning of the path.
+    """
+    words = f"{shown_path(path)}: this path ends without a slash. Use {shown_path(bare)}."
+    levels = len(path) - len(bare)
+    location = b"../" * levels + bare.rpartition(b"/")[2] + target[len(path) :]
+    return Failure(307, "redirected", words, headers=(b"location: %b\r\n" % location,))
+
+
+def shown_path(path: bytes) -> str:
+    return path[:128].decode("latin-1")
 
 
 def engine_busy(model: str, headers: tuple[bytes, ...], retry_after_s: int) -> Failure:

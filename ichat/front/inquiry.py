@@ -30,7 +30,7 @@ class Inquiry:
             if not search.step():
                 return None
         except BodyError as error:
-            return invalid_body(str(error))
+            return _told(error)
         return _judged(self._request, self._table, search.name, search.fields)
 
 
@@ -39,13 +39,19 @@ def inquire(request: Request, table: RoutingTable) -> Model | Failure | Inquiry:
     try:
         found = model_name.search(request, table.all_keys, table.number_keys)
     except BodyError as error:
-        return invalid_body(str(error))
+        return _told(error)
     if type(found) is dict:
         model = table.by_name.get(found.get("model") or "")
         if model is not None and (model.caps is None or not model.caps.may_object(request.body, found)):
             return model  # nearly always
         return _judged(request, table, found.get("model"), found.items())
     return _judged(request, table, None, ()) if found is None else Inquiry(request, table, found)  # type: ignore[arg-type]
+
+
+def _told(error: BodyError) -> Failure:
+    """Words about a field begin with its name; those about all of the body with `body`, or with a header's name."""
+    subject, _, _ = str(error).partition(":")
+    return invalid_body(str(error), subject if subject.islower() and subject != "body" else None)
 
 
 def _judged(request: Request, table: RoutingTable, name: str | None, fields: Fields) -> Model | Failure:

@@ -20,6 +20,9 @@ _log = logging.getLogger(__name__)
 
 #: All texts of a round together; engines write some hundred kilobytes each. What comes on top is left out.
 _LIMIT_BYTES = 32 * 1024 * 1024
+#: As many rounds may follow each other at once; from then on there is one in each ``_APART_S``.
+_BURST = 4
+_APART_S = 1.0
 #: A front's text goes to another one in pieces of this size, so that other messages are not held up for long.
 _PIECE_CHARS = 64 * 1024
 
@@ -27,9 +30,11 @@ Answer = Callable[[list[bytes]], None]
 
 
 class MetricsDesk:
-    """Serves everybody who asks for metrics with one round at a time, so that asking often costs no engine more.
+    """Serves all who ask for metrics with one round at a time, and one in a second: an engine writes its numbers on the
+    loop that streams its answers, so that asking in a loop would slow down every client.
 
-    Who asks while a round still waits for answers shares it; who comes later gets the next one.
+    Who asks while a round still waits for answers shares it; who comes later gets the next one. Numbers are never old:
+    who asks too soon waits. ``apart_s`` is how far apart rounds begin once ``burst`` of them have followed each other.
     """
 
     def __init__(
@@ -47,15 +52,18 @@ class MetricsDesk:
         self._number = 0
         self._round: _Round | None = None
         self._next: list[Answer] = []
+        self.apart_s, self.burst = _APART_S, _BURST
+        self._free_at = 0.0  # when the next round may begin, if all of them kept their distance
+        self._timer: asyncio.TimerHandle | None = None
 
     def ask(self, answer: Answer) -> None:
         """``answer`` is called once, with the text in pieces."""
-        if self._round is None:
-            self._begin([answer])
-        elif self._round.is_open:
+        if self._round is not None and self._round.is_open:
             self._round.answers.append(answer)
-        else:
-            self._next.append(answer)
+            return
+        self._next.append(answer)
+        if self._round is None and self._timer is None:
+            self._begin_soon()
 
     def heard(self, message: messages.MetricsText) -> None:
         """Another front process has answered."""
@@ -69,7 +77,20 @@ class MetricsDesk:
             piece, is_last = text[at : at + _PIECE_CHARS], at + _PIECE_CHARS >= len(text)
             self._send(messages.MetricsText(message.number, message.asker, self._process, piece, is_last))
 
-    def _begin(self, answers: list[Answer]) -> None:
+    def _begin_soon(self) -> None:
+        """At once, unless too many rounds were begun of late."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        wait_s = self._free_at - now - self.burst * self.apart_s
+        if wait_s > 0:
+            self._timer = loop.call_later(wait_s, self._begin)
+        else:
+            self._begin()
+
+    def _begin(self) -> None:
+        self._timer = None
+        self._free_at = max(self._free_at, asyncio.get_running_loop().time()) + self.apart_s
+        answers, self._next = self._next, []
         self._number += 1
         if self.others:
             self._send(messages.AskMetrics(self._number))
@@ -81,9 +102,8 @@ class MetricsDesk:
         answers, self._round = self._round.answers, None
         for answer in answers:
             answer(parts)
-        if self._next and self._round is None:
-            following, self._next = self._next, []
-            self._begin(following)
+        if self._next and self._round is None and self._timer is None:
+            self._begin_soon()
 
     def failed(self) -> None:
         """Whoever waits gets the front's own numbers, so that one text that cannot be read hides nothing else."""

@@ -18,22 +18,22 @@ if TYPE_CHECKING:
 PATH = b"/v1/models"
 
 
-def answer(request: Request, reception: Reception) -> Reply:
+def answer(request: Request, reception: Reception) -> Reply | Failure:
     """Those that are ready; with ``?state=all`` the others too, each with its state in words."""
     state = query.parameter(request.target, b"state")
     if state not in (None, "all", "ready"):
-        return Failure(400, "invalid_request", f"state: {state[:32]!r} is neither ready nor all.").reply()
+        return Failure(400, "invalid_request", f"state: {state[:32]!r} is neither ready nor all.", param="state")
     if request.path == PATH and state is None and not reception.table.has_been_ready:
         # Readiness probes of the engines' own servers ask here; an empty list would be a yes.
-        return reception.table.refusal(reception.table.words()).reply()
+        return reception.table.refusal(reception.table.words())
     models = {name: model for model in reception.table.models for name in model.names}
     if request.path == PATH:
         shown = [(name, model) for name, model in models.items() if model.is_ready or state == "all"]
         return _json({"object": "list", "data": [_card(name, model) for name, model in shown]})
     name = query.decoded(request.path[len(PATH) + 1 :])
     if (model := models.get(name)) is None:
-        return model_not_found(name, list(models)).reply()
-    return _json(_card(name, model)) if model.is_ready or state == "all" else model.refusal().reply()
+        return model_not_found(name, list(models))
+    return _json(_card(name, model)) if model.is_ready or state == "all" else model.refusal()
 
 
 def _json(value: Any) -> Reply:

@@ -19,6 +19,10 @@ _NAME_LIMIT_BYTES = 1024
 _PART_HEAD_LIMIT_BYTES = 8 * 1024
 #: What names the model of a request whose body does not.
 _HEADER = b"x-ichat-model"
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_WIDE_MARKS = (b"\xff\xfe", b"\xfe\xff")
+#: What HTML forms are sent as, and what curl says of a body unless it is told otherwise.
+_FORMS = (b"multipart/form-data", b"application/x-www-form-urlencoded")
 
 _BOUNDARY = re.compile(rb'multipart/form-data\b.*?\bboundary=(?:"([^"]{1,200})"|([^\s;,"]{1,200}))', re.IGNORECASE)
 _MODEL_PART = re.compile(rb'\bname="?model"?\s*(?:;|\r|$)', re.IGNORECASE)
@@ -55,10 +59,25 @@ def search(
         return FormSearch(request.body, _boundary(b"".join(request.values(b"content-type"))), fewer_keys)
     if kind == "none":
         return None
+    if request.body[:1] != b"{" or request.body[1:2] == b"\0":
+        _check_beginning(request)
     if len(request.body) <= _PARSED_LIMIT_BYTES:
         return parsed(request.body)
     generates = request.route is None or request.route.generates
     return JSONSearch(request.body, keys if generates else fewer_keys)
+
+
+def _check_beginning(request: Request) -> None:
+    """Tell what people send instead of JSON: the parser would only say that it has met a strange byte."""
+    body = request.body
+    if body.startswith(_BYTE_ORDER_MARK):
+        raise BodyError("body: begins with a byte order mark. Send JSON as UTF-8 without it.")
+    if body.startswith(_WIDE_MARKS) or b"\0" in body[:4]:  # of the first two characters, which JSON has from ASCII
+        raise BodyError("body: is UTF-16 or UTF-32. Send JSON as UTF-8.")
+    content_type = b"".join(request.values(b"content-type")).partition(b";")[0].strip().lower()
+    if content_type in _FORMS and body.lstrip()[:1] not in (b"{", b"["):
+        shown = content_type.decode("latin-1")
+        raise BodyError(f"Content-Type: {shown}, and the body is a form; JSON is expected here. Send application/json.")
 
 
 def outside(request: Request) -> str | None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ichat.front import own_endpoints
+from ichat.front import own_endpoints, refused_routes
 from ichat.front.access import may_have_key_header
 from ichat.front.cors import Origins
-from ichat.front.errors import INVALID_API_KEY, INVALID_API_KEY_OF_EITHER, Failure, shutting_down
+from ichat.front.errors import INVALID_API_KEY, INVALID_API_KEY_OF_EITHER, Failure, moved, not_offered, shutting_down
 from ichat.front.held_bodies import HeldBodies
 from ichat.front.known_heads import KnownHeads
 from ichat.front.relay import Relay
@@ -89,12 +89,14 @@ class Reception:
     @staticmethod
     def _judge_path(request: Request) -> Failure | None:
         """It is none of an engine's."""
-        if own_endpoints.is_known(request.path):
+        path = request.path
+        if (bare := own_endpoints.without_slash(path)) is not None:
+            return moved(request.target, path, bare)
+        if own_endpoints.is_known(path):
             return own_endpoints.check_method(request)
-        shown = request.path[:128].decode("latin-1")
-        return Failure(404, "not_found", f"{shown}: nothing is offered at this path. See docs/front.md.")
+        return not_offered(request.path, refused_routes.instead_of(request.path))
 
-    def answer(self, request: Request) -> Reply | Exchange:
+    def answer(self, request: Request) -> Reply | Exchange | Failure:
         if request.method == b"OPTIONS":
             route = request.route
             methods = own_endpoints.methods_of(request.path) if route is None else route.methods

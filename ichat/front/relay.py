@@ -6,7 +6,7 @@ import re
 import time
 from typing import TYPE_CHECKING
 
-from ichat.front.errors import ABORTED, WORKER_LOST, Failure, engine_busy, engine_error
+from ichat.front.errors import ABORTED, WORKER_LOST, WORKER_UNREACHED, Failure, engine_busy, engine_error
 from ichat.front.placement import Placement
 from ichat.front.response_body import CHUNKED, Data, EventBody, ResponseBody, body_of
 from ichat.front.traffic import ENOUGH
@@ -25,6 +25,7 @@ _NOT_IMPLEMENTED = 501
 _FAILED, _BUSY = 500, 503
 #: The words of both engines' web framework for a path, or a method on it, that is not there.
 _LACKS = (b'{"detail":"Not Found"}', b'{"detail":"Method Not Allowed"}')
+_LACKING = (404, 405)
 #: How a stream begins, chunked or not, that has an end and nothing before it.
 _NOTHING_SAID = re.compile(rb"(?:[0-9a-f]+\r\n)?data: \[DONE\]")
 #: All that is passed on of an engine's own failure.
@@ -132,6 +133,8 @@ class Relay(Placement):
         self._connection = None
         self._worker.served += 1
         rest = self._body.finish()
+        if self._status in _LACKING and not self._has_begun and self._is_lacking(b"".join(rest)):
+            return
         if not self._has_begun:
             self._begin(*rest)
         elif rest:
@@ -157,7 +160,7 @@ class Relay(Placement):
         # What a worker has read may be what it died of: it is not sent to another one.
         if self._was_sent or not (self._retry() or self._hold()):
             self._traffic.lose(self._model_name)
-            self._fail(WORKER_LOST)
+            self._fail(WORKER_LOST if self._was_sent else WORKER_UNREACHED)
 
     def _is_lacking(self, body: bytes) -> bool:
         """The engine, or this model on it, has no such route, and says so in its framework's shape."""

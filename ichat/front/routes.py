@@ -59,8 +59,6 @@ _JSON_PATHS = (
     "/parse_function_call",
     "/separate_reasoning",
     "/vertex_generate",
-    "/api/chat",
-    "/api/generate",
     "/api/show",
 )
 _JSON_PATHS_OF_NUMBERS = (

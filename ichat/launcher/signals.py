@@ -32,8 +32,9 @@ class StopSignals:
         for number in (signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, lambda *_: None)  # not SIG_IGN, which the engines would inherit
         # The terminal has gone: as good as Ctrl-C. Without one SIGHUP tells a daemon to read its configuration again.
-        is_at_terminal = sys.stdin is not None and sys.stdin.isatty()
-        signal.signal(signal.SIGHUP, self._note if is_at_terminal else self._note_reload)
+        is_tty = sys.stdin is not None and sys.stdin.isatty()
+        has_terminal = may_lose_terminal(is_tty=is_tty, pid=os.getpid(), parent=os.getppid())
+        signal.signal(signal.SIGHUP, self._note if has_terminal else self._note_reload)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         del frame
@@ -62,6 +63,11 @@ class StopSignals:
 
     def detach(self) -> None:
         self._listener = self._reload = lambda: None
+
+
+def may_lose_terminal(*, is_tty: bool, pid: int, parent: int) -> bool:
+    """A container's first process, and the child of one (`tini`), have a terminal that nobody closes (`tty: true`)."""
+    return is_tty and 1 not in (pid, parent)
 
 
 def _wake(loop: asyncio.AbstractEventLoop, listener: Callable[[], None]) -> None:

@@ -53,9 +53,9 @@ TABLE: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = [
     ({"enable_prefix_caching": False}, {"enable_prefix_caching": False}, {"disable_radix_cache": True}),
     ({"log_level": "error"}, {"log_level": "ERROR", "uvicorn_log_level": "error"}, {"log_level": "error"}),
     (
-        {"nnodes": 2, "node_rank": 1, "dist_init_addr": "10.0.0.1:5000"},
-        {"nnodes": 2, "node_rank": 1, "master_addr": "10.0.0.1", "master_port": 5000},
-        {"nnodes": 2, "node_rank": 1, "dist_init_addr": "10.0.0.1:5000"},
+        {"nnodes": 2, "node_rank": 0, "dist_init_addr": "10.0.0.1:5000"},
+        {"nnodes": 2, "node_rank": 0, "master_addr": "10.0.0.1", "master_port": 5000},
+        {"nnodes": 2, "node_rank": 0, "dist_init_addr": "10.0.0.1:5000"},
     ),
     (
         {"kv_events_config": {"endpoint": "tcp://*:1"}},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import time
 import urllib.request
@@ -143,6 +144,19 @@ def test_metrics_are_those_of_the_front_and_of_the_engine(launcher: RealLauncher
     assert status == 200
     assert "ichat_" in text
     assert f"{launcher.backend}:" in text
+
+
+def test_what_an_engine_lacks_is_told_in_the_documented_shape(launcher: RealLauncher) -> None:
+    """Engines write head and body apart; each has other routes than the other."""
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {KEY}", "X-Request-Id": "me"}
+    for path in {"vllm": ("/cohere/v2/chat", "/encode"), "sglang": ("/v2/rerank", "/pooling")}[launcher.backend]:
+        connection = http.client.HTTPConnection("127.0.0.1", launcher.port, timeout=20)
+        connection.request("POST", path, b'{"model": "demo"}', headers)
+        response = connection.getresponse()
+        error = json.loads(response.read())["error"]
+        assert (response.status, error["code"], response.getheader("x-request-id")) == (404, "not_found", "me")
+        assert f"{path}: the engine does not offer this for model 'demo'" in error["message"]
+        connection.close()
 
 
 def test_bad_requests_are_the_clients_fault_and_harm_nobody(launcher: RealLauncher, client: openai.OpenAI) -> None:

@@ -88,8 +88,8 @@ class Engine(EngineControl):
 class Backend:
     """A ready backend with an engine that can be commanded; also its news."""
 
-    def __init__(self, **timeouts: float) -> None:
-        model = Model(name="demo", model_path=str(DEMO), backend="fake")
+    def __init__(self, model_path: str = str(DEMO), **timeouts: float) -> None:
+        model = Model(name="demo", model_path=model_path, backend="fake")
         self.framework_args = FrameworkArgs(
             "demo/0", model, Timeouts(**timeouts), "/run/http.sock", "/run/tmp", "cpu", news=self  # type: ignore[arg-type]
         )  # fmt: skip
@@ -310,6 +310,27 @@ async def test_an_engine_that_answers_nothing_after_waking_up_is_lost(backend: B
         await backend.obey("wake_up")
     assert "the warm-up request got 500" in backend.failure
     assert not backend.backend_ready_event.is_set()
+
+
+async def test_weights_for_a_model_of_the_hub_are_compared_with_those_in_its_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    backend = Backend("org/demo")
+    (tmp_path / "new").mkdir()
+    fits = new_weights(tmp_path / "new")
+    with pytest.raises(NotSupportedError, match="the model that runs are not found"):
+        await backend.obey("update_weights", path=fits)
+    kept = tmp_path / "hub" / "models--org--demo"
+    (kept / "snapshots" / "abc").mkdir(parents=True)
+    (kept / "refs").mkdir()
+    (kept / "refs" / "main").write_text("abc")
+    new_weights(kept / "snapshots" / "abc")
+    (tmp_path / "other").mkdir()
+    with pytest.raises(WrongArgumentsError, match="its hidden_size is 4096 instead of"):
+        await backend.obey("update_weights", path=new_weights(tmp_path / "other", hidden_size=4096))
+    assert backend.heard == []
+    assert (await backend.obey("update_weights", path=fits))["path"] == fits
 
 
 async def test_weights_that_cannot_fit_are_refused_before_anything_is_red(backend: Backend, tmp_path: Path) -> None:

@@ -304,8 +304,11 @@ def test_a_secret_deep_in_a_file_is_in_no_error(lines, settings):
     [
         ("enable_lora: false, lora_paths: [a=/x]", "is false, but lora_paths names adapters"),
         ("lora_paths: [adapter]", "each adapter is written name=path"),
-        ("nnodes: 2, node_rank: 2", "is 2, but nnodes is 2"),
+        ("nnodes: 2, node_rank: 2", "is 2, and ichat serves the first machine of several only (0). Start"),
+        ("nnodes: 2, node_rank: 1, backend: sglang", "is 1, and ichat serves the first machine"),
+        ("node_rank: 1", "is 1, and ichat serves the first machine"),
         ("dist_init_addr: host", "expected host:port"),
+        ("instances: 2, kv_events_config: {endpoint: 'tcp://*:5557'}", "only one of them can listen there"),
         ("backend: sglang, served_model_name: 'a:b'", "has a colon"),
         ("max_lora_rank: 7", "expected one of 1, 8, 16"),
     ],

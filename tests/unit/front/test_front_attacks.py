@@ -14,6 +14,7 @@ from tests.unit.front.conftest import until
 from tests.unit.front.raw_client import BODY, CHAT, Client, request
 from tests.unit.front.running_front import FrontUnderTest, running_front
 from tests.unit.front.scripted_worker import ScriptedWorker, Turn, answer_json
+from tests.volume import times
 
 CHUNKED = f"POST {CHAT} HTTP/1.1\r\nHost: front\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
 PROBE = b"GET /livez HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -158,6 +159,7 @@ async def test_a_client_that_reads_nothing_is_not_served_request_after_request(
     worker.script = long_answer
     one = request() if target == CHAT else request("GET", target, None)
     async with running_front(worker, write_stall_s=1.0) as front:
+        front.front._reception.metrics.apart_s = 0
         loop, sock = asyncio.get_running_loop(), stubborn(front)
         await loop.sock_connect(sock, ("127.0.0.1", front.port))
         most, began = 0, time.monotonic()
@@ -200,15 +202,16 @@ async def test_scraping_leaves_nothing_behind(worker: ScriptedWorker) -> None:
 
     worker.script = numbers
     async with running_front(worker) as front:
+        front.front._reception.metrics.apart_s = 0
         client = await front.connect()
         gc.collect()
         gc.disable()  # what only it would find stays
         try:
-            sizes = []
-            for round_ in range(150):
+            sizes, scrapes = [], times(10_000, 150)
+            for round_ in range(scrapes):
                 await client.send(request("GET", "/metrics", None))
                 assert (await client.response()).status == 200
-                if round_ in (50, 149):
+                if round_ in (50, scrapes - 1):
                     sizes.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
         finally:
             gc.enable()
@@ -457,13 +460,20 @@ async def test_an_empty_model_counts_as_none(front: FrontUnderTest, worker: Scri
 # ---- what an engine or a model lacks, and a server that is not ready yet ----------------------------------------
 
 
+@pytest.mark.parametrize("pause_s", [None, 0.02])  # engines write head and body apart
 @pytest.mark.parametrize(("status", "detail"), [(404, "Not Found"), (405, "Method Not Allowed")])
 async def test_a_route_that_an_engine_lacks_is_told_in_the_documented_shape(
-    front: FrontUnderTest, worker: ScriptedWorker, status: int, detail: str
+    front: FrontUnderTest, worker: ScriptedWorker, status: int, detail: str, pause_s: float | None
 ) -> None:
     async def lacking(turn: Turn) -> None:
         body = b'{"detail":"%b"}' % detail.encode()
-        await turn.send(b"HTTP/1.1 %d X\r\ncontent-length: %d\r\n\r\n%b" % (status, len(body), body))
+        head = b"HTTP/1.1 %d X\r\ncontent-length: %d\r\n\r\n" % (status, len(body))
+        if pause_s is None:
+            await turn.send(head + body)
+            return
+        await turn.send(head)
+        await asyncio.sleep(pause_s)
+        await turn.send(body)
 
     worker.script = lacking
     client = await front.connect()

@@ -119,3 +119,18 @@ def test_a_form_needs_its_boundary() -> None:
         request.headers[2] = wrong
         with pytest.raises(BodyError):
             search(request)
+
+
+@pytest.mark.parametrize("dense", [b'{"a":[]},', b'"":[{}],', b"[],", b'"\\"\\"\\"\\"\\"\\"\\"\\"",'])
+def test_no_step_of_a_search_passes_more_than_a_millisecond_or_two_of_work(dense: bytes) -> None:
+    """Between two steps every other stream has its turn. Bytes alone do not bound the work: one may be a string's end."""
+    filler = dense * 20_000
+    if dense.startswith(b'"":'):
+        body = b'{"model": "demo", "x": {' + filler + b'"z": 1}}'
+    else:
+        body = b'{"model": "demo", "x": [' + filler + b"1]}"
+    looked_for, steps = JSONSearch(body), 1
+    while not looked_for.step():
+        steps += 1
+    assert looked_for.name == "demo"
+    assert steps >= (filler.count(b'"') / 2 + filler.count(b"[")) / 1000

@@ -23,7 +23,7 @@ from ichat.launcher.health import Probes
 from ichat.launcher.memory_limit import MemoryLimit
 from ichat.launcher.output import Output
 from ichat.launcher.probe import ask_health, ask_status, probe_socket, table
-from ichat.launcher.signals import StopSignals
+from ichat.launcher.signals import StopSignals, may_lose_terminal
 from ichat.launcher.status import ModelInfo, Status
 from ichat.observe.logs import LineWriter
 from ichat.system.process_table import Process, descendants_of, read, read_all, read_below, remains_of
@@ -289,6 +289,15 @@ def test_a_signal_before_anything_was_started_ends_us_at_once() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize(
+    ("is_tty", "pid", "parent", "ends"),
+    [(True, 4711, 4710, True), (False, 4711, 4710, False), (True, 1, 0, False), (True, 7, 1, False)],
+)
+def test_sighup_ends_only_what_has_a_terminal_to_lose(is_tty: bool, pid: int, parent: int, ends: bool) -> None:
+    """With `tty: true` a container's first process has a terminal, and SIGHUP still means: read the configuration."""
+    assert may_lose_terminal(is_tty=is_tty, pid=pid, parent=parent) is ends
 
 
 async def test_a_signal_before_anybody_listens_is_told_later(signals: StopSignals) -> None:
