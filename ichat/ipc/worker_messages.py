@@ -37,6 +37,11 @@ class Control:
     arguments: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class ListenAgain:
+    """The socket of the HTTP server is gone: make it anew, with its directories, and keep every connection."""
+
+
 # ---- worker → launcher ------------------------------------------------------------------------------------
 
 

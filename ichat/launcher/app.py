@@ -34,6 +34,7 @@ from ichat.launcher.output import Output
 from ichat.launcher.process import Processes
 from ichat.launcher.reload import Reloader
 from ichat.launcher.run_dir import RunDir
+from ichat.launcher.run_dir_watch import RunDirWatch
 from ichat.launcher.shutdown import Leaving, shut_down
 from ichat.launcher.signals import StopSignals
 from ichat.launcher.supervisor import Supervisor
@@ -178,6 +179,7 @@ class _Launcher:
         self._control = Control(self._board, self._fleet, self._reloader, self._fronts)
         self._probes = Probes(self._board, self._control.status)
         self._probes.obey(orders_of(self._control))
+        self._run_dir_watch = RunDirWatch(self._run_dir, self._probes)
         if (token := settings.admin.token) is not None:
             self._admin = AdminPort(self._ports.admin, token.get_secret_value(), self._control, settings.timeouts)
         port = self._ports.public[0].getsockname()[1]
@@ -215,6 +217,9 @@ class _Launcher:
         helpers = [
             asyncio.create_task(self._reload_on_signal(), name="SIGHUP"),
             asyncio.create_task(_for_ever("the admin port", self._open_admin()), name="admin port"),
+            asyncio.create_task(
+                _for_ever("the run directory's watch", self._run_dir_watch.run()), name="run directory"
+            ),
             *self._watch_file(),
         ]
         stopping = asyncio.create_task(self._stop.wait(), name="stop signal")
@@ -244,7 +249,12 @@ class _Launcher:
     async def _open_admin(self) -> None:
         """What it needs takes a while to import: the children come first."""
         if self._admin is not None:
-            await self._admin.open()
+            try:
+                await self._admin.open()
+            except BaseException:
+                for sock in self._ports.admin:  # nobody answers there
+                    sock.close()
+                raise
             host, port = self._ports.admin[0].getsockname()[:2]
             log.info("ichat: admin port %s:%d", host, port)
 

@@ -55,6 +55,7 @@ class Status:
     since: float = 0.0  # of the detail
     retry_at: float | None = None  # of a restart that is still to come
     is_hanging: bool = False  # its loop does not answer the launcher
+    is_unreachable: bool = False  # its socket is gone: nobody reaches it, whatever its loop does
     is_out: bool = False  # taken out of the routes: it finishes what it has, and gets nothing new
     was_ready: bool = False  # in this life
     pid: int | None = None
@@ -70,7 +71,7 @@ class Status:
     @property
     def could_serve(self) -> bool:
         """Whether or not it is in the routes."""
-        return self.state == "ready" and not self.is_hanging
+        return self.state == "ready" and not self.is_hanging and not self.is_unreachable
 
     @property
     def is_ready(self) -> bool:
@@ -95,7 +96,8 @@ class Status:
         if self.shown_state in ("draining", "stopped"):
             return f"{self.shown_state}: {self.model}"
         if self.state == "ready":
-            return f"not ready: {self.model} does not answer, {_seconds(now - self.since)}"
+            what = "cannot be reached" if self.is_unreachable else "does not answer"
+            return f"not ready: {self.model} {what}, {_seconds(now - self.since)}"
         if self.retry_at is not None:
             return f"{self.doing} {self.model}: {self.detail} in {_seconds(max(0.0, self.retry_at - now))}"
         return f"{self.doing} {self.model}: {self.detail}, {_seconds(now - self.since)}"
@@ -109,7 +111,7 @@ class Status:
         if self.is_ready or self.is_out:
             return ""
         if self.state == "ready":
-            return "it does not answer"
+            return "it cannot be reached" if self.is_unreachable else "it does not answer"
         return self.detail if self.doing == "loading" else f"{self.doing}: {self.detail}"
 
 

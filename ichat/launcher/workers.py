@@ -13,7 +13,7 @@ from ichat.errors import TemporaryError
 from ichat.ipc import channel, messages
 from ichat.ipc.channel import Channel
 from ichat.ipc.messages import Message
-from ichat.launcher import environment
+from ichat.launcher import environment, socket_probe
 from ichat.launcher.aside import Aside
 from ichat.launcher.instance import InstanceSpec
 from ichat.launcher.memory_limit import MemoryLimit
@@ -21,6 +21,7 @@ from ichat.launcher.output import Output
 from ichat.launcher.process import Child, Exit, Processes
 from ichat.launcher.residue import unlink_shared_memory
 from ichat.launcher.run_dir import RunDir
+from ichat.launcher.socket_probe import Outcome
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +101,9 @@ class Worker:
             self._to_send.append(message)
         else:
             self._channel.send(message)
+
+    async def ask(self) -> Outcome:
+        return await socket_probe.ask(self.socket_path)
 
     def terminate(self) -> None:
         self._child.terminate()

@@ -164,6 +164,8 @@ async def _obey(channel: Channel, backend: BaseBackend, commands: Commands) -> N
         match message:
             case messages.Ping(number=number):
                 channel.send(messages.Pong(number))
+            case messages.ListenAgain():
+                commands.listen_again()
             case messages.Control():
                 commands.begin(message)
     backend.request_stop()  # the launcher has gone: nobody will send us anything any more
