@@ -121,6 +121,7 @@ def exit_code_of(error: BaseException) -> int:
 _BY_ERRNO: dict[int, tuple[ExitCode, str, str]] = {
     errno.ENOSPC: (ExitCode.CANNOT_CREATE, "E-OS-DISK-FULL", "Free some space, or mount a larger volume."),
     errno.EDQUOT: (ExitCode.CANNOT_CREATE, "E-OS-DISK-FULL", "Free some space, or raise the quota."),
+    errno.EFBIG: (ExitCode.RESOURCE, "E-OS-FILE-SIZE", "Raise the limit of a file's size (ulimit -f)."),
     errno.EROFS: (ExitCode.CANNOT_CREATE, "E-OS-READ-ONLY", "Mount a writable volume."),
     errno.EACCES: (ExitCode.PERMISSION, "E-PERMISSION", "Check the owner and mode of the path."),
     errno.EAGAIN: (ExitCode.RESOURCE, "E-OS-RESOURCE", "Raise the limit of processes (pids), or end some."),

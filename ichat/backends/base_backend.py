@@ -128,6 +128,10 @@ class BaseBackend(abc.ABC):
         """The engine is at work on a command, so that a probe says nothing."""
         return self._control.is_at_work
 
+    def weights(self) -> str:
+        """Where they came from by command; empty: as configured."""
+        return self._control.weights
+
     def served_names(self) -> list[str]:
         """Names that a request may ask for."""
         return [self.framework_args.model.served_name, *self.engine_control().adapters()]

@@ -260,6 +260,12 @@ def _directory(action: str, path: str) -> Path:
     directory = Path(path)
     if not directory.is_absolute():
         raise WrongArgumentsError(f"{action}: {path}: give the whole path, from / on, as the container sees it.")
-    if not directory.is_dir():
+    try:
+        is_there = directory.is_dir()
+        next(directory.iterdir(), None) if is_there else None
+    except (OSError, ValueError) as error:  # ValueError: a zero byte
+        words = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise WrongArgumentsError(f"{action}: {path}: cannot be read ({words}).") from None
+    if not is_there:
         raise WrongArgumentsError(f"{action}: {path}: no such directory in the container.")
     return directory

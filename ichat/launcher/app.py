@@ -21,7 +21,7 @@ from ichat.launcher.admin import AdminPort
 from ichat.launcher.aside import Aside
 from ichat.launcher.board import Board
 from ichat.launcher.control import Control
-from ichat.launcher.descriptors import raise_descriptor_limit
+from ichat.launcher.descriptors import raise_descriptor_limit, raise_file_size_limit
 from ichat.launcher.devices import visible_gpus
 from ichat.launcher.driver import check_driver
 from ichat.launcher.fleet import Fleet
@@ -77,6 +77,7 @@ def serve(resolved: Resolved, outside: Outside) -> ExitCode:
     if outside.signals.received:
         return ExitCode.OK  # told to leave before there was anything to leave
     raise_descriptor_limit()
+    raise_file_size_limit()
     settings, environ = resolved.settings, resolved.sources.environ
     with contextlib.ExitStack() as stack:
         public = _listen(stack, settings.server, settings.front.processes)

@@ -90,7 +90,8 @@ class Instance:
             was_ready=False,
             own_names=self.spec.model.served_names,
             pid=worker.pid,
-            started=self.board.clock(),
+            started=self.board.monotonic(),
+            weights="",
             restarts=restarts,
             incarnation=worker.incarnation,
             socket_path=worker.socket_path,
@@ -149,10 +150,19 @@ class _WorkerLife(Life):
         self._tell(before, status)
 
     def _tell(self, before: Status, status: Status) -> None:
+        if status.is_ready and (not before.is_ready or status.weights != before.weights):
+            self._tell_mixed_weights(status.model)
         if status.is_ready and not before.is_ready:
             log.info("%s: ready after %.1f s", self._instance.name, asyncio.get_running_loop().time() - self._began)
         elif before.is_ready and status.state == "starting":
             log.warning("%s: not ready: %s", self._instance.name, status.detail)
+
+    def _tell_mixed_weights(self, model: str) -> None:
+        if different := self._instance.board.weights_of(model):
+            served = ", ".join(f"{name}: {where}" for name, where in different.items())
+            log.warning(
+                "%s: its instances serve different weights (%s): update_weights again, or restart", model, served
+            )
 
     def suspect(self) -> None:
         log.warning("%s: not ready: %s does not answer", self._instance.name, self.words)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import signal
 import socket
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.faults.test_launcher_faults import QUICK
-from tests.launcher_process import Launcher, ask
+from tests.launcher_process import ROOT, Launcher, ask
+
+DEMO = ROOT / "models" / "demo"
 
 BODY = '{"model":"demo","prompt":"hi","max_tokens":1}'
 
@@ -107,3 +111,65 @@ def test_closed_descriptors_at_the_start_cost_nothing(closed: str) -> None:
         assert ask(port, "POST", "/v1/completions", BODY, {"Content-Type": "application/json"})[0] == 200
         assert it.stop() == 0
         it.assert_nothing_left()
+
+
+def test_descriptors_that_are_short_for_a_while_at_a_restart_are_waited_for() -> None:
+    with Launcher(timeouts=QUICK) as it:
+        it.wait_ready()
+        launcher, worker, front = it.process.pid, it.worker_pid, it.front_pid
+        before = resource.prlimit(launcher, resource.RLIMIT_NOFILE)
+        resource.prlimit(launcher, resource.RLIMIT_NOFILE, (3, before[1]))
+        os.kill(worker, signal.SIGKILL)
+        os.kill(front, signal.SIGKILL)
+        it.wait_for(lambda: it.lines().count("Waiting until the system lets us") == 2, 10)
+        time.sleep(1)
+        assert it.process.poll() is None
+        resource.prlimit(launcher, resource.RLIMIT_NOFILE, before)
+        it.wait_for(lambda: it.probe("/health")[0] == 200, 15)
+        assert complete(it) == 200
+        assert it.lines().count("Waiting until the system lets us") == 2
+        assert it.stop() == 0
+        it.assert_nothing_left()
+
+
+def test_the_last_line_of_the_log_says_the_code_that_follows() -> None:
+    with Launcher(engine_args={"fail_in": "weights", "fail_with": 65}, timeouts=QUICK) as it:
+        assert it.wait() == 65
+        assert "ichat: stopped code=65" in it.lines()
+        assert "stopped code=0" not in it.lines()
+
+
+def test_a_model_that_has_gone_is_told_at_its_restart_quickly(tmp_path: Path) -> None:
+    shutil.copytree(DEMO, tmp_path / "model")
+    one = {"model_path": str(tmp_path / "model")}
+    with Launcher(models={"demo": one, "other": {}}, timeouts=QUICK) as it:
+        it.wait_ready()
+        shutil.rmtree(tmp_path / "model")
+        os.kill(it.pids()["demo/0"], signal.SIGKILL)
+        it.wait_for(lambda: "is not there any more" in it.lines(), 5)
+        assert f"models.demo.model_path: {tmp_path}/model: is not there any more" in it.lines()
+        assert it.pids().keys() == {"other/0"}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes somebody else")
+def test_environments_that_one_may_not_enter_are_told_as_that(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "entrypoint", tmp_path / "entrypoint")
+    (tmp_path / ".venvs" / "ichat" / "bin").mkdir(parents=True)
+    for directory in tmp_path.parents:
+        if directory.name.startswith("pytest-"):
+            directory.chmod(0o755)
+    tmp_path.chmod(0o755)
+    (tmp_path / ".venvs").chmod(0o700)
+    done = subprocess.run(
+        [str(tmp_path / "entrypoint"), "serve"], user=65534, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 77
+    assert "error[E-PERMISSION]" in done.stderr
+    assert "user 65534 may not enter it" in done.stderr
+
+
+def test_a_limit_of_the_size_of_files_is_told_at_the_start() -> None:
+    command = ("/bin/sh", "-c", 'ulimit -f 1024; exec "$0" -m ichat "$@"', sys.executable)
+    with Launcher(command=command, timeouts=QUICK) as it:
+        assert it.wait() == 71
+        assert "E-OS-FILE-SIZE" in it.lines()

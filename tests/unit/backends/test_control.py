@@ -262,7 +262,11 @@ async def test_other_weights_are_taken_while_nothing_runs_and_no_prefix_survives
     backend: Backend, tmp_path: Path
 ) -> None:
     path = new_weights(tmp_path)
-    assert await backend.obey("update_weights", path=path) == {"state": "ready", "path": path}
+    assert await backend.obey("update_weights", path=path) == {
+        "state": "ready",
+        "path": path,
+        "survives_restart": False,
+    }
     assert backend.engine.told == ["pause wait", "update_weights", "flush_cache", "resume"]
     assert backend.heard == ["paused", "ready"]
     assert backend.warm_ups == 1
