@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import abc
+import errno
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -262,7 +264,8 @@ def _directory(action: str, path: str) -> Path:
         raise WrongArgumentsError(f"{action}: {path}: give the whole path, from / on, as the container sees it.")
     try:
         is_there = directory.is_dir()
-        next(directory.iterdir(), None) if is_there else None
+        if is_there and not os.access(directory, os.R_OK | os.X_OK, effective_ids=True):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except (OSError, ValueError) as error:  # ValueError: a zero byte
         words = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise WrongArgumentsError(f"{action}: {path}: cannot be read ({words}).") from None
