@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ichat.errors import ExitCode, IchatError, TemporaryError, UsageError, error_line, system_failure
+from ichat.system.standard_streams import open_closed
 
 if TYPE_CHECKING:
     from ichat.config.resolve import Resolved
@@ -48,6 +49,7 @@ Exit codes and signals: docs/operations.md."""
 
 def main() -> None:
     """Run one command; the exit code is the outcome."""
+    open_closed()
     sys.exit(run(sys.argv[1:]))
 
 

@@ -112,12 +112,19 @@ class ConfigError(IchatError):
         return "\n".join(problem.line() for problem in self.problems)
 
 
+def exit_code_of(error: BaseException) -> int:
+    """That of a process which this ends."""
+    return int(error.exit_code if isinstance(error, IchatError) else ExitCode.SOFTWARE)
+
+
 #: What the system refuses to any program: exit code, code, and what to do.
 _BY_ERRNO: dict[int, tuple[ExitCode, str, str]] = {
     errno.ENOSPC: (ExitCode.CANNOT_CREATE, "E-OS-DISK-FULL", "Free some space, or mount a larger volume."),
     errno.EDQUOT: (ExitCode.CANNOT_CREATE, "E-OS-DISK-FULL", "Free some space, or raise the quota."),
+    errno.EFBIG: (ExitCode.RESOURCE, "E-OS-FILE-SIZE", "Raise the limit of a file's size (ulimit -f)."),
     errno.EROFS: (ExitCode.CANNOT_CREATE, "E-OS-READ-ONLY", "Mount a writable volume."),
     errno.EACCES: (ExitCode.PERMISSION, "E-PERMISSION", "Check the owner and mode of the path."),
+    errno.EAGAIN: (ExitCode.RESOURCE, "E-OS-RESOURCE", "Raise the limit of processes (pids), or end some."),
     errno.EMFILE: (ExitCode.RESOURCE, "E-OS-DESCRIPTORS", "Raise the limit of open files (ulimit -n)."),
     errno.ENFILE: (ExitCode.RESOURCE, "E-OS-DESCRIPTORS", "The machine has no more open files: raise fs.file-max."),
     errno.ENOMEM: (ExitCode.RESOURCE, "E-OS-MEMORY", "Give the container more memory."),
@@ -128,6 +135,21 @@ _BY_ERRNO: dict[int, tuple[ExitCode, str, str]] = {
 def known_refusal(error: BaseException) -> tuple[ExitCode, str, str] | None:
     """(exit code, code, what to do) of an OSError with a cause that is known on any system; else None."""
     return _BY_ERRNO.get(error.errno or 0) if isinstance(error, OSError) else None
+
+
+#: What the system may have again in a moment.
+_PASSING = frozenset(
+    {errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ENOSPC, errno.EDQUOT}
+)
+
+
+def is_passing(error: BaseException | None) -> bool:
+    """Whether the same may work soon: the system, or its limit, had too little of something. Causes count too."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _PASSING:
+            return True
+        error = error.__cause__
+    return False
 
 
 def system_failure(subject: str, error: OSError) -> IchatError:

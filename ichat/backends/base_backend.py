@@ -128,9 +128,20 @@ class BaseBackend(abc.ABC):
         """The engine is at work on a command, so that a probe says nothing."""
         return self._control.is_at_work
 
+    def weights(self) -> str:
+        """Where they came from by command; empty: as configured."""
+        return self._control.weights
+
     def served_names(self) -> list[str]:
         """Names that a request may ask for."""
         return [self.framework_args.model.served_name, *self.engine_control().adapters()]
+
+    async def listen_again(self) -> None:
+        """The socket or its directory was deleted by somebody: serve on a new one at the same path."""
+        if self.http is not None:
+            for directory in (Path(self.framework_args.socket_path).parent, Path(self.framework_args.tmp_dir)):
+                directory.mkdir(mode=0o700, exist_ok=True)
+            await self.http.listen_again()
 
     def request_stop(self) -> None:
         """Stop: finish what is in flight, then leave. Asked again: leave at once. Signal handlers may call it."""

@@ -79,6 +79,11 @@ class Control:
         return bool(self._at_work)
 
     @property
+    def weights(self) -> str:
+        """Where they came from by `update_weights`; empty: they are those of the configuration."""
+        return "" if self._weights_from == self._args.model.model_path else self._weights_from
+
+    @property
     def is_resting(self) -> bool:
         return self._is_paused or bool(self._asleep)
 
@@ -250,7 +255,7 @@ class Control:
         await self._surely("flush_cache", engine.flush_cache())
         if not was_resting:
             await self._end_pause()
-        return {"path": order.path}
+        return {"path": order.path, "survives_restart": False}
 
     async def _flush_cache(self, order: object) -> dict[str, Any]:
         del order

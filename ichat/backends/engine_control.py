@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import abc
+import errno
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -266,6 +268,13 @@ def _directory(action: str, path: str) -> Path:
     directory = Path(path)
     if not directory.is_absolute():
         raise WrongArgumentsError(f"{action}: {path}: give the whole path, from / on, as the container sees it.")
-    if not directory.is_dir():
+    try:
+        is_there = directory.is_dir()
+        if is_there and not os.access(directory, os.R_OK | os.X_OK, effective_ids=True):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except (OSError, ValueError) as error:  # ValueError: a zero byte
+        words = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise WrongArgumentsError(f"{action}: {path}: cannot be read ({words}).") from None
+    if not is_there:
         raise WrongArgumentsError(f"{action}: {path}: no such directory in the container.")
     return directory

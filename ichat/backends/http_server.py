@@ -13,6 +13,7 @@ from typing import Any
 import uvicorn
 
 from ichat.errors import EngineError
+from ichat.ipc.socket_question import ANSWER, QUESTION
 
 log = logging.getLogger(__name__)
 
@@ -22,9 +23,37 @@ _POLL_S = 0.02  # uvicorn's flags have no event to wait for
 class _SilentServer(uvicorn.Server):
     """Leaves the signals to the worker."""
 
+    async def startup(self, sockets: list[Any] | None = None) -> None:
+        self.config.http_protocol_class = _answering(self.config.http_protocol_class)
+        await super().startup(sockets)
+
+    async def listen_again(self, path: str) -> None:
+        """On a new socket beside the one that nobody finds any more."""
+        make: Any = self.config.http_protocol_class
+
+        def connect() -> Any:
+            return make(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+
+        Path(path).unlink(missing_ok=True)
+        self.servers.append(await asyncio.get_running_loop().create_unix_server(connect, path))
+
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         yield
+
+
+def _answering(protocol: Any) -> Any:
+    """The same, which also answers the launcher's question: without the app, its keys and its log of requests."""
+
+    class Answering(protocol):  # type: ignore[misc]
+        def data_received(self, data: bytes) -> None:
+            if data == QUESTION:
+                self.transport.write(ANSWER)
+                self.transport.close()
+            else:
+                super().data_received(data)
+
+    return Answering
 
 
 class HTTPServer:
@@ -50,7 +79,19 @@ class HTTPServer:
                 await self._task  # raises what went wrong
                 raise EngineError("the engine's app ended while it started")
             await asyncio.sleep(_POLL_S)
+        self._close_to_others()
         self._task.add_done_callback(self._ended)
+
+    async def listen_again(self) -> None:
+        """Its socket was deleted. OSError: it cannot be made again. Connections go on; harmless while it leaves."""
+        if not self._is_leaving:
+            await self.server.listen_again(self._socket_path)
+            self._close_to_others()
+
+    def _close_to_others(self) -> None:
+        """uvicorn opens it to all users, where nothing but its directory would keep them away."""
+        with contextlib.suppress(FileNotFoundError):
+            Path(self._socket_path).chmod(0o600)
 
     async def _serve(self, sockets: list[Any] | None) -> None:
         try:

@@ -70,6 +70,9 @@ class Timeouts(Schema):
     restart_backoff_s: PositiveFloat = Field(1, description="before the second restart in a window; doubles each time")
     restart_backoff_limit_s: PositiveFloat = Field(60, description="the longest wait before a restart")
     connect_s: PositiveFloat = Field(2, description="front to worker: connecting")
+    first_byte_s: NonNegativeFloat = Field(
+        0, description="a worker may take so long for the first byte of an answer; then 504 (0: as long as it takes)"
+    )
     receive_headers_s: PositiveFloat = Field(5, description="a client may take so long to send its request's headers")
     receive_body_s: PositiveFloat = Field(10, description="and so long for the body, plus one second for each 64 KiB")
     idle_s: PositiveFloat = Field(75, description="a kept-alive connection without a request is closed")

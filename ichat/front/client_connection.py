@@ -238,6 +238,10 @@ class ClientConnection(asyncio.Protocol):
         """Nothing is read, so that the client's leaving would not be seen."""
         return self._is_paused or self._is_half_closed
 
+    def look_for_answer(self, limit_s: float, now: float) -> None:
+        if self._exchange is not None:
+            self._exchange.look_for_answer(limit_s, now)
+
     def look_for_leaving(self) -> None:
         """Ask the kernel what became of a client that is not read."""
         sock: socket.socket | None = self._transport.get_extra_info("socket") if self._transport is not None else None

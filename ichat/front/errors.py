@@ -153,6 +153,12 @@ def shown_path(path: bytes) -> str:
     return path[:128].decode("latin-1")
 
 
+def answer_timeout(model: str, limit_s: float) -> Failure:
+    """By the operator's limit: whether the worker would still have answered nobody knows."""
+    words = f"model {model}: no byte of an answer came within {limit_s:g} s (timeouts.first_byte_s)."
+    return Failure(504, "answer_timeout", f"{words} Ask for less, or have the limit raised.")
+
+
 def engine_busy(model: str, headers: tuple[bytes, ...], retry_after_s: int) -> Failure:
     """Its own limit of requests is reached. It may have said when to try again."""
     said = any(line[:12].lower() == b"retry-after:" for line in headers)

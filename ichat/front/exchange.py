@@ -23,6 +23,9 @@ class Exchange(Protocol):
 
     def end(self, failure: Failure) -> None: ...
 
+    def look_for_answer(self, limit_s: float, now: float) -> None:
+        """Give up what a worker was sent so long ago, and of which no byte has come."""
+
 
 class State(Enum):
     IDLE = auto()  # between requests

@@ -41,6 +41,9 @@ class MetricsAnswer:
         del failure
         self._answer([self._reception.metrics.own_text().encode()])
 
+    def look_for_answer(self, limit_s: float, now: float) -> None:
+        """No worker is asked."""
+
     def _answer(self, parts: list[bytes]) -> None:
         client, self._client = self._client, None
         if client is None:

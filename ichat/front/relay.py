@@ -6,7 +6,15 @@ import re
 import time
 from typing import TYPE_CHECKING
 
-from ichat.front.errors import ABORTED, WORKER_LOST, WORKER_UNREACHED, Failure, engine_busy, engine_error
+from ichat.front.errors import (
+    ABORTED,
+    WORKER_LOST,
+    WORKER_UNREACHED,
+    Failure,
+    answer_timeout,
+    engine_busy,
+    engine_error,
+)
 from ichat.front.placement import Placement
 from ichat.front.response_body import CHUNKED, Data, EventBody, ResponseBody, body_of
 from ichat.front.traffic import ENOUGH
@@ -49,6 +57,7 @@ class Relay(Placement):
         "_has_begun",
         "_is_framed",
         "_keep_alive",
+        "_sent_at",
         "_sent_bytes",
         "_status",
     )
@@ -61,6 +70,7 @@ class Relay(Placement):
         self._status = 0
         self._is_framed = False  # the answer's end is known without the end of the connection
         self._keep_alive = False
+        self._sent_at = 0.0  # the worker has it since then
         self._has_begun = False  # the client has got a byte
         self._first_byte_s: float | None = None
         self._sent_bytes = 0  # of the answer's body, to the client
@@ -78,7 +88,7 @@ class Relay(Placement):
             connection.close()
             return
         self._connection = connection
-        self._was_sent = True
+        self._was_sent, self._sent_at = True, time.monotonic()
         connection.send(self, *self._request.to_worker())
 
     # ---- from the worker ----------------------------------------------------------------------------------
@@ -211,6 +221,17 @@ class Relay(Placement):
         """Time is up: answer honestly and now."""
         self._abandon()
         self._fail(failure)
+
+    def look_for_answer(self, limit_s: float, now: float) -> None:
+        worker = self._worker
+        if self._is_over or self._has_begun or worker is None or self._connection is None:
+            return
+        if now - self._sent_at < limit_s:
+            return
+        self._abandon()
+        worker.note_failure(f"{worker.instance.name}: gave no byte of an answer within {limit_s:g} s")
+        self._traffic.fault(worker.instance.name)
+        self._refuse(answer_timeout(self._model_name, limit_s))
 
     # ---- the end ------------------------------------------------------------------------------------------
 

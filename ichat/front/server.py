@@ -203,6 +203,9 @@ class Front:
                 client.expire()
             for client in [client for client in clients if client.is_deaf]:
                 client.look_for_leaving()
+            if limit_s := self._timeouts.first_byte_s:
+                for client in list(clients):
+                    client.look_for_answer(limit_s, now)
             self._table.dismiss()
             self._tell_load()
             self._traffic.refill_retries()

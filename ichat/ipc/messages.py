@@ -30,6 +30,7 @@ from ichat.ipc.states import Phase, State
 from ichat.ipc.worker_messages import (
     Control,
     ControlDone,
+    ListenAgain,
     StartWorker,
     WorkerCompiling,
     WorkerFailed,
@@ -76,6 +77,7 @@ Message = (
     | WorkerStopping
     | WorkerFailed
     | Control
+    | ListenAgain
     | ControlDone
     | StartFront
     | Configure
@@ -103,6 +105,7 @@ __all__ = [
     "FrontLoad",
     "FrontUp",
     "Instance",
+    "ListenAgain",
     "LogLevel",
     "Message",
     "MetricsText",

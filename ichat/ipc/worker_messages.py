@@ -37,6 +37,11 @@ class Control:
     arguments: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class ListenAgain:
+    """The socket of the HTTP server is gone: make it anew, with its directories, and keep every connection."""
+
+
 # ---- worker → launcher ------------------------------------------------------------------------------------
 
 
@@ -59,6 +64,7 @@ class WorkerReady:
     served_names: list[str]  # the model's own, and those of its adapters
     tasks: list[str]  # "generate", "embed" …
     max_model_len: int | None = None  # longest prompt plus answer, in tokens
+    weights: str = ""  # where they came from by command; empty: as configured
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from ichat.config.schema import Timeouts
 from ichat.launcher.admin_paths import AdminPaths, Answer, failure
+from ichat.launcher.aside import Aside
 from ichat.launcher.controls import Controls
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class AdminPort:
 
     async def open(self) -> None:
         # It takes a quarter of a second, in which the loop would answer no probe.
-        await asyncio.to_thread(importlib.import_module, "aiohttp.web")
+        await Aside("importing aiohttp").run(lambda: importlib.import_module("aiohttp.web"))
         from aiohttp import web
 
         self._server = web.Server(

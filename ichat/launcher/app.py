@@ -7,7 +7,7 @@ import contextlib
 import logging
 import secrets
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 from ichat.config.notices import open_port
 from ichat.config.resolve import Resolved
 from ichat.config.schema import Admin, Model, Server, Settings
-from ichat.errors import ExitCode, IchatError
+from ichat.errors import ExitCode, IchatError, exit_code_of
 from ichat.launcher import environment, host, listeners, run_dir
 from ichat.launcher.admin import AdminPort
+from ichat.launcher.aside import Aside
 from ichat.launcher.board import Board
 from ichat.launcher.control import Control
-from ichat.launcher.descriptors import raise_descriptor_limit
+from ichat.launcher.descriptors import raise_descriptor_limit, raise_file_size_limit
 from ichat.launcher.devices import visible_gpus
 from ichat.launcher.driver import check_driver
 from ichat.launcher.fleet import Fleet
@@ -33,6 +34,7 @@ from ichat.launcher.output import Output
 from ichat.launcher.process import Processes
 from ichat.launcher.reload import Reloader
 from ichat.launcher.run_dir import RunDir
+from ichat.launcher.run_dir_watch import RunDirWatch
 from ichat.launcher.shutdown import Leaving, shut_down
 from ichat.launcher.signals import StopSignals
 from ichat.launcher.supervisor import Supervisor
@@ -75,6 +77,7 @@ def serve(resolved: Resolved, outside: Outside) -> ExitCode:
     if outside.signals.received:
         return ExitCode.OK  # told to leave before there was anything to leave
     raise_descriptor_limit()
+    raise_file_size_limit()
     settings, environ = resolved.settings, resolved.sources.environ
     with contextlib.ExitStack() as stack:
         public = _listen(stack, settings.server, settings.front.processes)
@@ -114,6 +117,7 @@ class _Launcher:
         self._admin: AdminPort | None = None
         self._processes = Processes()
         self._board = Board()
+        self._reloads: set[asyncio.Task[None]] = set()
 
     async def run(self) -> ExitCode:
         self._stop, self._hurry, self._abandon = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -176,6 +180,7 @@ class _Launcher:
         self._control = Control(self._board, self._fleet, self._reloader, self._fronts)
         self._probes = Probes(self._board, self._control.status)
         self._probes.obey(orders_of(self._control))
+        self._run_dir_watch = RunDirWatch(self._run_dir, self._probes)
         if (token := settings.admin.token) is not None:
             self._admin = AdminPort(self._ports.admin, token.get_secret_value(), self._control, settings.timeouts)
         port = self._ports.public[0].getsockname()[1]
@@ -212,7 +217,10 @@ class _Launcher:
         self._reloader.listen(lambda settings: _set_rules(fronts, settings))
         helpers = [
             asyncio.create_task(self._reload_on_signal(), name="SIGHUP"),
-            asyncio.create_task(self._open_admin(), name="admin port"),
+            asyncio.create_task(_for_ever("the admin port", self._open_admin()), name="admin port"),
+            asyncio.create_task(
+                _for_ever("the run directory's watch", self._run_dir_watch.run()), name="run directory"
+            ),
             *self._watch_file(),
         ]
         stopping = asyncio.create_task(self._stop.wait(), name="stop signal")
@@ -227,7 +235,10 @@ class _Launcher:
                 helper.cancel()
             await self._reloader.close()
             code = await self._leave(fronts)
-            self._raise_what_failed([*watched, *helpers, self._fleet.over])
+            failure = self._failure_among([*watched, *helpers, self._fleet.over])
+            log.info("ichat: stopped code=%d", code if failure is None else exit_code_of(failure))
+            if failure is not None:
+                raise failure
             return code
         finally:
             tasks = {*watched, *helpers, stopping}
@@ -239,16 +250,19 @@ class _Launcher:
     async def _open_admin(self) -> None:
         """What it needs takes a while to import: the children come first."""
         if self._admin is not None:
-            await self._admin.open()
+            try:
+                await self._admin.open()
+            except BaseException:
+                for sock in self._ports.admin:  # nobody answers there
+                    sock.close()
+                raise
             host, port = self._ports.admin[0].getsockname()[:2]
             log.info("ichat: admin port %s:%d", host, port)
-        await asyncio.Event().wait()
 
     @staticmethod
-    def _raise_what_failed(ends: Sequence[asyncio.Future[Any]]) -> None:
-        for end in ends:
-            if end.done() and not end.cancelled() and (error := end.exception()) is not None:
-                raise error
+    def _failure_among(ends: Sequence[asyncio.Future[Any]]) -> BaseException | None:
+        found = (end.exception() for end in ends if end.done() and not end.cancelled())
+        return next((error for error in found if error is not None), None)
 
     async def _leave(self, fronts: Sequence[Supervisor]) -> ExitCode:
         """Commanded, or because something cannot be kept alive: the order is the same."""
@@ -257,10 +271,11 @@ class _Launcher:
         why = received[0].name if received else "failure"
         log.info("ichat: leaving (%s) in_flight=%d", why, self._board.in_flight)
         workers = [member.supervisor for member in self._fleet.members.values()]
-        leaving = Leaving(self._fronts, Together(fronts), workers, is_ready, self._hurry, self._registration)
-        code = await shut_down(leaving, self._reloader.settings.timeouts)
-        log.info("ichat: stopped code=%d", code)
-        return code
+        leaving = Leaving(
+            self._fronts, Together(fronts), workers, is_ready, self._hurry, self._registration,
+            self._processes.must_end_by,
+        )  # fmt: skip
+        return await shut_down(leaving, self._reloader.settings.timeouts)
 
     # ---- reloads that nobody waits for ------------------------------------------------------------------------
 
@@ -268,14 +283,21 @@ class _Launcher:
         while True:
             await self._hup.wait()
             self._hup.clear()
-            await self._reload_and_tell()
+            await self._begin_reload()
 
     def _watch_file(self) -> list[asyncio.Task[None]]:
         document = self._resolved.sources.document
         if document is None:
             return []
-        watch = Watch(document.name, document.digest, lambda: self._reloader.settings, self._reload_and_tell)
-        return [asyncio.create_task(watch.run(), name="watch")]
+        reads = Aside("looking at the configuration file")
+        watch = Watch(document.name, document.digest, lambda: self._reloader.settings, self._begin_reload, reads)
+        return [asyncio.create_task(_for_ever("reload.watch", watch.run()), name="watch")]
+
+    async def _begin_reload(self) -> None:
+        """Not waited for: one that hangs is left by the next."""
+        task = asyncio.create_task(self._reload_and_tell(), name="reload")
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
 
     async def _reload_and_tell(self) -> None:
         try:
@@ -284,3 +306,14 @@ class _Launcher:
             log.debug("reload: %s", error)  # told where it was refused
         except Exception:
             log.exception("reload: failed by a bug of ichat; what serves goes on")
+
+
+async def _for_ever(name: str, work: Coroutine[Any, Any, None]) -> None:
+    """Never returns: what fails in it takes that comfort away, and not the service."""
+    try:
+        await work
+    except (OSError, ImportError, IchatError) as error:
+        log.error("ichat: %s does not work any more (%s); everything else goes on", name, error)
+    except Exception:
+        log.exception("ichat: %s does not work any more, by a bug of ichat; everything else goes on", name)
+    await asyncio.Event().wait()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -20,6 +21,11 @@ from ichat.launcher.status import ModelInfo
 log = logging.getLogger(__name__)
 
 
+#: The turn of one model, by its name.
+Turn = Callable[[str], AbstractAsyncContextManager[None]]
+_SUPERSEDED = "a newer reload describes it otherwise"
+
+
 class Configurable(Protocol):
     """What a reload changes of the front while it serves."""
 
@@ -32,28 +38,47 @@ class Application:
     def __init__(self, fleet: Fleet, front: Configurable) -> None:
         self._fleet, self._board, self._front = fleet, fleet.board, front
         self.on_settings: list[Callable[[Settings], None]] = []
+        self._newer: Settings | None = None  # those of the reload that waits for this one
+        self._at_work: dict[str, Model] = {}  # by its name: what a model is being made to be
 
     @property
     def settings(self) -> Settings:
         """Those that hold."""
         return self._fleet.settings
 
-    async def apply(self, found: list[Change], new: Settings, report: Report) -> None:
-        """Make every change, as far as it can be made; the report says what was, and what was not."""
+    async def apply(self, found: list[Change], new: Settings, report: Report, turn: Turn) -> None:
+        """Make every change, as far as it can be made; the report says what was, and what was not.
+
+        ``turn`` gives each model's own; in it nobody else changes that model.
+        """
+        self._newer = None
         self._adopt_sections(new, found, report)
         self._fleet.placement.target = new
         for change in self._givers_first(found, new):
-            with_model = by_name(new).get(change.model)
-            if with_model is None:
-                await self._remove(change.model)
-                report.done.append(change)
-            else:
-                await self._change(change, with_model, report)
+            async with turn(change.model):
+                await self._make_one(change, by_name(new).get(change.model), report)
         self._fleet.placement.target = self.settings
 
+    async def _make_one(self, change: Change, model: Model | None, report: Report) -> None:
+        if self._newer is not None and by_name(self._newer).get(change.model) != model:
+            report.failures[change.subject] = f"{change.model}: {_SUPERSEDED}, nothing was changed."
+        elif model is None:
+            await self._remove(change.model)
+            report.done.append(change)
+        else:
+            await self._change(change, model, report)
+
+    def supersede(self, newer: Settings) -> None:
+        """A reload with these waits: what they describe otherwise is not begun any more, or given up."""
+        self._newer = newer
+        for name, wanted in self._at_work.items():
+            if by_name(newer).get(name) != wanted:
+                self._fleet.give_up(name, _SUPERSEDED)
+
     async def restart(self, model: Model, report: Report) -> None:
+        """In the model's turn."""
         await self._make(
-            report, Change(f"models.{model.name}", "restart", "by command"), Rollout(self._fleet, model, model)
+            report, Change(f"models.{model.name}", "restart", "by command"), Rollout(self._fleet, model, model), model
         )
 
     def _adopt_sections(self, new: Settings, found: list[Change], report: Report) -> None:
@@ -120,17 +145,20 @@ class Application:
                     return name, other.name
         return None
 
-    async def _make(self, report: Report, change: Change, work: Work, model: Model | None = None) -> None:
+    async def _make(self, report: Report, change: Change, work: Work, model: Model) -> None:
         """Do the work for one model; when it fails the others are not touched."""
         log.info("reload: %s: %s (%s)", change.subject, change.kind, change.why)
+        self._at_work[model.name] = model
         try:
             await work.run()
         except IchatError as error:
             log.error("reload: %s: %s", change.subject, error)
             report.failures[change.subject] = str(error)
             return
-        if model is not None:
-            self._take(self.settings, model)
+        finally:
+            del self._at_work[model.name]
+            self._fleet.accept(model.name)
+        self._take(self.settings, model)
         report.done.append(change)
 
     async def _remove(self, model: str) -> None:

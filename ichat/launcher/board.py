@@ -12,12 +12,15 @@ from ichat.ipc import messages
 from ichat.ipc.messages import Routes
 from ichat.launcher.status import ModelInfo, Status, rank
 
+_CONFIGURED = "as configured"
+
 
 class Board:
     """All models, their instances, the front, and whether we are leaving. Listeners are called after every change."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self.clock = clock
+        self.monotonic = time.monotonic if clock is time.time else clock
         self._models: dict[str, ModelInfo] = {}
         self._instances: dict[str, Status] = {}
         self._ready_once: set[str] = set()
@@ -28,6 +31,7 @@ class Board:
         self.is_leaving = False
         self.in_flight = 0
         self.started = clock()
+        self._began = self.monotonic()
 
     def listen(self, listener: Callable[[], None]) -> None:
         self._listeners.append(listener)
@@ -130,6 +134,11 @@ class Board:
         words = f"ready: {', '.join(ready) or 'none'}"
         return True, f"{words} ({'; '.join(waiting)})" if waiting else words
 
+    def weights_of(self, model: str) -> dict[str, str]:
+        """By instance, where its weights came from, if those that serve differ; else nothing."""
+        found = {one.instance: one.weights or _CONFIGURED for one in self.instances_of(model) if one.is_ready}
+        return found if len(set(found.values())) > 1 else {}
+
     def routes(self) -> Routes:
         models = [self._route(info) for info in self._models.values()]
         return Routes(
@@ -169,9 +178,10 @@ class Board:
         return {
             "ready": is_ready,
             "words": words,
-            "uptime_s": round(now - self.started, 1),
+            "uptime_s": round(self.monotonic() - self._began, 1),
             "front": {"pid": self.front_pid, "words": self.front_words or "serving", "in_flight": self.in_flight},
             "instances": [self._show(status, now) for status in self._instances.values()],
+            "mixed_weights": {name: mixed for name in self._models if (mixed := self.weights_of(name))},
         }
 
     def _show(self, status: Status, now: float) -> dict[str, Any]:
@@ -183,8 +193,9 @@ class Board:
             "words": status.words(now),
             "pid": status.pid,
             "gpus": list(status.gpus),
-            "uptime_s": None if status.started is None else round(now - status.started, 1),
+            "uptime_s": None if status.started is None else round(self.monotonic() - status.started, 1),
             "restarts": status.restarts,
+            "weights": status.weights or _CONFIGURED,
         }
 
 

@@ -1,4 +1,4 @@
-"""The limit of open files: raised as far as we may, and refused at the start where it could only fail later."""
+"""Limits of open files and of their size: raised as far as we may, and refused at the start, not when it is late."""
 
 from __future__ import annotations
 
@@ -8,6 +8,23 @@ from ichat.errors import ResourceError
 
 #: Launcher, front and an engine's server with some connections; an engine alone may have two hundred.
 _NEEDED = 512
+
+
+#: Shared memory, compiled kernels and caches are files: an engine that may not write them dies without saying why.
+_NEEDED_FILE_BYTES = 256 * 1024 * 1024
+
+
+def raise_file_size_limit() -> None:
+    """Ours and that of all children (`ulimit -f`). ResourceError: it is too low for any engine."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if hard != resource.RLIM_INFINITY and hard < _NEEDED_FILE_BYTES:
+        raise ResourceError(
+            f"size of files: the hard limit is {hard} bytes, engines need {_NEEDED_FILE_BYTES} at least."
+            " Raise it (ulimit -Hf unlimited).",
+            code="E-OS-FILE-SIZE",
+        )
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
 
 
 def raise_descriptor_limit() -> None:

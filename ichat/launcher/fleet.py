@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Protocol
 
 from ichat.config.schema import Model, Settings
 from ichat.errors import EngineError, IchatError
+from ichat.launcher.aside import Aside
 from ichat.launcher.board import Board
 from ichat.launcher.devices import Turns
 from ichat.launcher.instance import Instance, InstanceSpec, WorkerProcess
@@ -56,8 +58,8 @@ class Member:
 class Fleet:
     """``over`` gets the failure after which nothing is alive any more that could serve.
 
-    As long as anything is, an instance that failed for good costs the others nothing: its model is red. While
-    ``is_in_work`` somebody replaces instances, and says by ``settle`` when he is done.
+    As long as anything is, an instance that failed for good costs the others nothing: its model is red. Within
+    ``work()`` somebody replaces instances, so that it is not over before that has ended.
     """
 
     def __init__(
@@ -72,8 +74,10 @@ class Fleet:
         self.placement = Placement(visible_gpus, settings)
         self.members: dict[str, Member] = {}
         self.over: asyncio.Future[IchatError] = asyncio.get_running_loop().create_future()
-        self.is_in_work = False
-        self.cut_off: list[str] = []  # instances that were stopped with requests
+        self.cut_off: list[tuple[str, str]] = []  # (model, instance) of those that were stopped with requests
+        self.measurements = Aside("measuring free memory")
+        self._works = 0
+        self._given_up: dict[str, str] = {}  # models whose new instances nobody wants any more, and why
         self._start, self._requests = start, requests
         self._turns = Turns()
         self._news = asyncio.Event()
@@ -145,9 +149,20 @@ class Fleet:
             log.error("%s: %s", member.name, error)
         self.settle()
 
+    @contextlib.contextmanager
+    def work(self) -> Iterator[None]:
+        """Within it the end of the last instance is not the end of all."""
+        self._works += 1
+        try:
+            yield
+        finally:
+            self._works -= 1
+            if not self.board.is_leaving:
+                self.settle()
+
     def settle(self) -> None:
         """Whether anything is alive, when nobody is about to change that."""
-        if not self.is_in_work and all(member.task.done() for member in self.members.values()):
+        if not self._works and all(member.task.done() for member in self.members.values()):
             self._be_over(self._last_failure)
 
     def _be_over(self, error: BaseException) -> None:
@@ -163,10 +178,11 @@ class Fleet:
             await self._news.wait()
 
     async def becomes_ready(self, member: Member) -> str | None:
-        """None: it is ready, in the routes or not. Else why it will not be, in words."""
-        await self.until(lambda: member.task.done() or self.board[member.name].could_serve)
+        """None: it is ready, in the routes or not. Else why it will not be, or is not wanted any more, in words."""
+        model = member.model.name
+        await self.until(lambda: member.task.done() or self.board[member.name].could_serve or model in self._given_up)
         if not member.task.done():
-            return None
+            return None if self.board[member.name].could_serve else f"{member.name}: {self._given_up[model]}"
         error = None if member.task.cancelled() else member.task.exception()
         return str(error) if error is not None else f"{member.name}: was stopped"
 
@@ -180,6 +196,15 @@ class Fleet:
             )
         )
         return not member.task.done() and self.board[member.name].could_serve
+
+    def give_up(self, model: str, why: str) -> None:
+        """Whoever waits for a new instance of the model is told that it will not be, until `accept`."""
+        self._given_up[model] = why
+        self._news.set()
+
+    def accept(self, model: str) -> None:
+        """New instances of it are waited for again."""
+        self._given_up.pop(model, None)
 
     # ---- leaving ----------------------------------------------------------------------------------------------
 
@@ -195,20 +220,32 @@ class Fleet:
         return 3 if status.is_ready else 1 if status.is_out else 2
 
     async def drain(self, member: Member) -> bool:
-        """Take it out of the routes and wait until no request is there.
-
-        False: there were some after the model's drain_s, or when it died.
-        """
+        """Take it out of the routes and wait until no request is there (see `drained`)."""
         member.instance.take_out(is_out=True)
-        before = self.board[member.name].endpoint
+        return await self.drained(member)
+
+    async def drained(self, member: Member) -> bool:
+        """Wait until no request is there, for the model's drain_s at most.
+
+        False: there were some after the model's drain_s, or when it died, or it was put back into the routes.
+        """
+        before = self.board[member.name].endpoint if member.name in self.board else None
         try:
             async with asyncio.timeout(member.model.timeouts(self.settings.timeouts).drain_s):
-                await self.until(lambda: self._holds_nothing(member))
+                await self.until(lambda: self._is_wanted(member) or self._holds_nothing(member))
         except TimeoutError:
             return False
-        return before is None or self.board[member.name].endpoint == before
+        if member.name not in self.board:  # somebody else has retired it meanwhile, and told of what it had
+            return True
+        return not self._is_wanted(member) and (before is None or self.board[member.name].endpoint == before)
+
+    def _is_wanted(self, member: Member) -> bool:
+        """Back in the routes."""
+        return member.name in self.board and not self.board[member.name].is_out
 
     def _holds_nothing(self, member: Member) -> bool:
+        if member.name not in self.board:
+            return True
         endpoint = self.board[member.name].endpoint
         return endpoint is None or self._requests.drained_of(endpoint.name, endpoint.incarnation)
 
@@ -216,7 +253,7 @@ class Fleet:
         """Drain and stop it; nothing of it is left afterwards. What outlasts the drain is cut off, and noted."""
         if not member.task.done() and not await self.drain(member):
             log.warning("%s: had requests until it died, or for longer than drain_s; they are cut off", member.name)
-            self.cut_off.append(member.name)
+            self.cut_off.append((member.model.name, member.name))
         await self.remove(member)
 
     async def remove(self, member: Member) -> None:

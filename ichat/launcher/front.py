@@ -41,10 +41,14 @@ class FrontProcess:
         for fd in fds:
             argv += ["--listen-fd", str(fd)]
         env = environment.for_front(ground.inherited)
-        with theirs, ground.output.open(name) as output:
-            self._child = ground.processes.spawn(
-                name, argv, env=env, pass_fds=[theirs.fileno(), *fds], output_fd=output.fileno()
-            )
+        try:
+            with theirs, ground.output.open(name) as output:
+                self._child = ground.processes.spawn(
+                    name, argv, env=env, pass_fds=[theirs.fileno(), *fds], output_fd=output.fileno()
+                )
+        except BaseException:
+            self._ours.close()
+            raise
         self.pid, self.ended = self._child.pid, self._child.ended
         ground.run_dir.residue.started(self.pid)
 

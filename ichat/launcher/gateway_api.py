@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import functools
 import json
 import re
 import socket
-import threading
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ichat.config.schema import Gateway
+from ichat.errors import TemporaryError
 from ichat.launcher.announcement import Listed
+from ichat.launcher.aside import Aside
 
 if TYPE_CHECKING:
     import aiohttp
-
-_Result = TypeVar("_Result")
 
 #: Some ten thousand workers. What is longer is no list of workers.
 _LONGEST_ANSWER_BYTES = 8 * 1024 * 1024
@@ -44,6 +41,7 @@ class GatewayApi:
         self.name = gateway.address.rstrip("/")
         self.limit_s = limit_s
         self._key = gateway.api_key
+        self._names = Aside("looking up the gateway's name")
 
     async def workers(self) -> list[Listed]:
         answer = await self._call("GET", "/workers")
@@ -68,8 +66,8 @@ class GatewayApi:
         port = parts.port or {"https": 443}.get(parts.scheme, 80)
         try:
             async with asyncio.timeout(self.limit_s):
-                return await _aside(lambda: _address_towards(parts.hostname or "", port))
-        except (OSError, TimeoutError) as error:
+                return await self._names.run(lambda: _address_towards(parts.hostname or "", port))
+        except (OSError, TimeoutError, UnicodeError, TemporaryError) as error:
             raise GatewayError("away", f"cannot be found ({error or 'no answer in time'})") from None
 
     async def is_green(self, url: str) -> bool:
@@ -100,7 +98,7 @@ class GatewayApi:
             trust_env=False,
             auto_decompress=False,
             timeout=aiohttp.ClientTimeout(total=self.limit_s),
-            connector=aiohttp.TCPConnector(force_close=True, resolver=_resolver()),
+            connector=aiohttp.TCPConnector(force_close=True, resolver=_resolver(self._names)),
             cookie_jar=aiohttp.DummyCookieJar(),
         )
         try:
@@ -163,7 +161,7 @@ def _read(workers: list[Any]) -> Iterator[Listed]:
 # ---- names ----------------------------------------------------------------------------------------------------
 
 
-def _resolver() -> aiohttp.abc.AbstractResolver:
+def _resolver(names: Aside) -> aiohttp.abc.AbstractResolver:
     from aiohttp.abc import AbstractResolver, ResolveResult
 
     class Resolver(AbstractResolver):
@@ -172,7 +170,10 @@ def _resolver() -> aiohttp.abc.AbstractResolver:
         async def resolve(
             self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
         ) -> list[ResolveResult]:
-            found = await _aside(lambda: socket.getaddrinfo(host, port, family, socket.SOCK_STREAM))
+            try:
+                found = await names.run(lambda: _looked_up(host, port, family))
+            except TemporaryError as error:  # an OSError is what aiohttp expects
+                raise OSError(str(error)) from None
             return [
                 ResolveResult(
                     hostname=host,
@@ -191,33 +192,11 @@ def _resolver() -> aiohttp.abc.AbstractResolver:
     return Resolver()
 
 
-async def _aside(call: Callable[[], _Result]) -> _Result:
-    """The result of a call that blocks, in a thread that nobody waits for when we leave."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[_Result] = loop.create_future()
-
-    def work() -> None:
-        try:
-            result = call()
-        except (OSError, UnicodeError) as error:  # UnicodeError: no name can be like that
-            settle = functools.partial(_fail, done, OSError(str(error)))
-        else:
-            settle = functools.partial(_fulfil, done, result)
-        with contextlib.suppress(RuntimeError):  # the loop has gone
-            loop.call_soon_threadsafe(settle)
-
-    threading.Thread(target=work, name="gateway name", daemon=True).start()
-    return await done
-
-
-def _fulfil(done: asyncio.Future[_Result], result: _Result) -> None:
-    if not done.done():
-        done.set_result(result)
-
-
-def _fail(done: asyncio.Future[_Result], error: OSError) -> None:
-    if not done.done():
-        done.set_exception(error)
+def _looked_up(host: str, port: int, family: socket.AddressFamily) -> list[Any]:
+    try:
+        return socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
+    except UnicodeError as error:  # no name can be like that
+        raise OSError(str(error)) from None
 
 
 def _address_towards(host: str, port: int) -> str:

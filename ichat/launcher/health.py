@@ -35,15 +35,24 @@ class Probes:
         self._at_work: set[asyncio.Task[bytes]] = set()
         self._open: dict[_Probe, None] = {}
         self._server: asyncio.AbstractServer | None = None
+        self._is_at: tuple[int, int] | None = None
 
     async def open(self, path: str) -> None:
+        """Also again, after somebody has deleted the socket; who is connected is answered all the same."""
         loop = asyncio.get_running_loop()
+        if self._server is not None:
+            self._server.close()
         # 0600 from its first moment: the directory may be one that others can enter.
         before = os.umask(0o177)
         try:
             self._server = await loop.create_unix_server(lambda: _Probe(self), path, backlog=_MOST_CONNECTIONS)
         finally:
             os.umask(before)
+        self._is_at = _identity(path)
+
+    def is_reached(self, path: str) -> bool:
+        """Whether the socket is still there, and ours."""
+        return self._is_at is not None and _identity(path) == self._is_at
 
     def obey(self, orders: Orders) -> None:
         """From now on these are carried out."""
@@ -149,6 +158,14 @@ class _Probe(asyncio.Protocol):
     def cut_off(self) -> None:
         if self._transport is not None:
             self._transport.abort()
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _reply_json(code: int, body: dict[str, Any]) -> bytes:

@@ -17,6 +17,7 @@ from ichat.launcher.commands import Commands, no_worker
 from ichat.launcher.life import ChildProcess, Life
 from ichat.launcher.process import Exit
 from ichat.launcher.restarts import Ending
+from ichat.launcher.socket_probe import Outcome, SocketProbe
 from ichat.launcher.status import Status, after
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,9 @@ class WorkerProcess(ChildProcess, Protocol):
 
     incarnation: str
     socket_path: str
+
+    async def ask(self) -> Outcome:
+        """A question through its socket."""
 
     def remember(self, shm: list[str]) -> None:
         """What shared memory must be gone when the worker is."""
@@ -82,10 +86,12 @@ class Instance:
             detail="starting",
             retry_at=None,
             is_hanging=False,
+            is_unreachable=False,
             was_ready=False,
             own_names=self.spec.model.served_names,
             pid=worker.pid,
-            started=self.board.clock(),
+            started=self.board.monotonic(),
+            weights="",
             restarts=restarts,
             incarnation=worker.incarnation,
             socket_path=worker.socket_path,
@@ -144,10 +150,19 @@ class _WorkerLife(Life):
         self._tell(before, status)
 
     def _tell(self, before: Status, status: Status) -> None:
+        if status.is_ready and (not before.is_ready or status.weights != before.weights):
+            self._tell_mixed_weights(status.model)
         if status.is_ready and not before.is_ready:
             log.info("%s: ready after %.1f s", self._instance.name, asyncio.get_running_loop().time() - self._began)
         elif before.is_ready and status.state == "starting":
             log.warning("%s: not ready: %s", self._instance.name, status.detail)
+
+    def _tell_mixed_weights(self, model: str) -> None:
+        if different := self._instance.board.weights_of(model):
+            served = ", ".join(f"{name}: {where}" for name, where in different.items())
+            log.warning(
+                "%s: its instances serve different weights (%s): update_weights again, or restart", model, served
+            )
 
     def suspect(self) -> None:
         log.warning("%s: not ready: %s does not answer", self._instance.name, self.words)
@@ -156,6 +171,29 @@ class _WorkerLife(Life):
     def clear(self) -> None:
         log.warning("%s: %s answers again", self._instance.name, self.words)
         self._instance.post(is_hanging=False)
+
+    def become_ready(self) -> None:
+        is_first = not self.was_ready
+        super().become_ready()
+        if is_first:
+            probe = SocketProbe(self._worker.ask, lambda: self._instance.status.state == "ready", self)
+            watching = asyncio.create_task(probe.watch(), name=f"socket of {self.words}")
+            watching.add_done_callback(self._is_out_of_reach)
+            self._also_watching.append(watching)
+
+    def lost(self) -> None:
+        log.warning("%s: not ready: its socket is gone (%s); made anew", self._instance.name, self._worker.socket_path)
+        self._instance.post(is_unreachable=True)
+        self.process.send(messages.ListenAgain())
+
+    def found(self) -> None:
+        log.warning("%s: its socket is there again", self._instance.name)
+        self._instance.post(is_unreachable=False)
+
+    def _is_out_of_reach(self, watching: asyncio.Task[None]) -> None:
+        if not watching.cancelled():
+            where = self._worker.socket_path
+            self._end(Ending(f"{self.words} is not reached: its socket {where} is gone and stays away", code="E-HANG"))
 
     def stuck(self) -> Ending:
         in_phase_s = asyncio.get_running_loop().time() - self._phase_began

@@ -54,6 +54,7 @@ class Life(abc.ABC):
         # Its loop runs in its first thread.
         self._liveness = Liveness(process.send, self, timeouts, lambda: activity.of_thread(process.pid, process.pid))
         self._watching: asyncio.Task[None] | None = None
+        self._also_watching: list[asyncio.Task[None]] = []  # what a kind of child has beside
         self._once_ready: Callable[[], None] = lambda: None
 
     # ---- what a kind of child fills in ------------------------------------------------------------------------
@@ -111,7 +112,7 @@ class Life(abc.ABC):
         finally:
             limit.cancel()
             self.process.ended.remove_done_callback(self._has_died)
-            tasks = [task for task in (hearing, self._watching) if task is not None]
+            tasks = [task for task in (hearing, self._watching, *self._also_watching) if task is not None]
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)

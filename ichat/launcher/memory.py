@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ichat.errors import TemporaryError
+from ichat.launcher.aside import Aside
 from ichat.launcher.memory_limit import MemoryLimit
 from ichat.system import process_table
 
 _QUERY = ("nvidia-smi", "--query-gpu=index,uuid,memory.free,memory.total", "--format=csv,noheader,nounits")
 _QUERY_S = 5.0
+#: Looking at every page of a large model takes the kernel a second.
+_LIMIT_S = 30.0
 #: What the engines take of a GPU when nobody says otherwise.
 _DEFAULT_FRACTION = 0.9
 #: A second instance is given so much more than the first one has now: it is at its largest while it loads.
@@ -38,10 +42,19 @@ def fits_host(pid: int, count: int = 1) -> Verdict:
     return Verdict(free >= needed, f"{_gib(free)} of memory are free, {who} about {_gib(needed)}")
 
 
-async def fits_gpus(gpus: Sequence[str], memory_fraction: float | None) -> Verdict:
+async def told(measurements: Aside, measure: Callable[[], Verdict]) -> Verdict:
+    """What ``measure`` finds; what it cannot find out, because the kernel or the driver hangs, does not fit."""
+    try:
+        async with asyncio.timeout(_LIMIT_S):
+            return await measurements.run(measure)
+    except (OSError, TemporaryError) as error:  # a TimeoutError is an OSError
+        return Verdict(False, f"free memory cannot be found out ({error or f'no answer within {_LIMIT_S:.0f} s'})")
+
+
+def fits_gpus(gpus: Sequence[str], memory_fraction: float | None) -> Verdict:
     """Whether another instance fits on these GPUs beside what is there (all visible ones when none are named)."""
     fraction = memory_fraction or _DEFAULT_FRACTION
-    found = await _ask_driver()
+    found = _ask_driver()
     if found is None:
         return Verdict(False, "nvidia-smi does not tell how much GPU memory is free")
     chosen = [gpu for gpu in found if not gpus or gpu.index in gpus or any(gpu.uuid.startswith(one) for one in gpus)]
@@ -88,11 +101,11 @@ class _Gpu:
     total: int
 
 
-async def _ask_driver() -> list[_Gpu] | None:
+def _ask_driver() -> list[_Gpu] | None:
     """None: there is no driver that answers."""
     try:
         # The launcher reaps every child by itself, so that only the output tells whether it went well.
-        asked = await asyncio.to_thread(subprocess.run, _QUERY, capture_output=True, timeout=_QUERY_S, check=False)
+        asked = subprocess.run(_QUERY, capture_output=True, timeout=_QUERY_S, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return parse_gpus(asked.stdout.decode(errors="replace").splitlines())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import math
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ichat.errors import ResourceError
+from ichat.errors import ResourceError, is_passing
 from ichat.system import process_table
 from ichat.system.process_table import Process
 
@@ -23,6 +24,8 @@ _LONGEST_LOOK_S = 0.05
 _TRACKER_S = 1.0
 #: A process that survives SIGKILL for so long hangs in the kernel: we say so and go on.
 _KILL_LIMIT_S = 5.0
+#: And so long when there is no time left.
+_LAST_KILL_S = 0.3
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ class Processes:
 
     def __init__(self) -> None:
         self._children: dict[int, Child] = {}
+        self._must_end_by = math.inf
 
     def open(self) -> None:
         """Become the one whom orphans of our children come to, and reap from now on."""
@@ -135,13 +139,30 @@ class Processes:
         """
         began = time.monotonic()
         look_s = _FIRST_LOOK_S
-        while (left := self._look(child)) and (now := time.monotonic()) < began + _KILL_LIMIT_S:
-            others = [process for process in left if not process_table.is_tracker(process)]
-            for process in others or (left if now > began + _TRACKER_S else []):
-                _kill(process)
+        while (left := self._kill_once(child, began)) and time.monotonic() < self._end_of_patience(began):
             await asyncio.sleep(look_s)
             look_s = min(look_s * 1.5, _LONGEST_LOOK_S)
+        return left
+
+    def _end_of_patience(self, began: float) -> float:
+        return min(began + _KILL_LIMIT_S, max(self._must_end_by, began + _LAST_KILL_S))
+
+    def _kill_once(self, child: Child, began: float) -> list[int]:
+        """What is still there."""
+        try:
+            left = self._look(child)
+            others = [process for process in left if not process_table.is_tracker(process)]
+            for process in others or (left if time.monotonic() > began + _TRACKER_S else []):
+                _kill(process)
+        except OSError as error:
+            if not is_passing(error):  # without a descriptor nobody can look: there will be one
+                raise
+            return [child.pid]
         return [process.pid for process in left]
+
+    def must_end_by(self, deadline: float) -> None:
+        """We leave: what SIGKILL does not end is not waited for beyond this moment (of ``time.monotonic()``)."""
+        self._must_end_by = deadline
 
     def kill_all_now(self) -> None:
         """SIGKILL every descendant, without waiting for anything."""

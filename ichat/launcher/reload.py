@@ -1,4 +1,4 @@
-"""One operation on the fleet at a time: reload, restart, drain, each to its end or refused before anything changed."""
+"""Operations on the fleet, one on a model at a time: reload, restart, drain, to its end or refused before a change."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ichat.config.schema import Model, Settings
 from ichat.errors import ConfigError, IchatError, Problem, TemporaryError
 from ichat.launcher import changes
 from ichat.launcher.application import Application, Configurable, by_name
+from ichat.launcher.aside import Aside
 from ichat.launcher.board import Board
 from ichat.launcher.changes import Change
 from ichat.launcher.fleet import Fleet
@@ -24,6 +25,8 @@ from ichat.launcher.scaling import RolloutError
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
+#: Reading and checking a configuration takes less, unless a file system hangs.
+_LOOK_S = 10.0
 #: An empty file is a valid one: it means the demo model. A file that is written in place is empty for a moment.
 _NO_MODELS = "names no models, and these are served: %s. Name them; to serve the demo model instead, start ichat again."
 
@@ -39,6 +42,8 @@ class Drained:
 class Reloader:
     """A reload that is asked for while another one runs comes after it, with all who asked.
 
+    Every model has its turns: a reload that waits for one leaves the others to `restart`, `drain` and `undrain`.
+
     ``load`` reads and checks the configuration (it may block, and raises IchatError with all that is wrong);
     ``check`` raises IchatError where this machine cannot serve a model.
     """
@@ -49,7 +54,13 @@ class Reloader:
         self._fleet, self._load, self._check = fleet, load, check
         self._application = Application(fleet, front)
         self._board: Board = fleet.board
-        self._lock = asyncio.Lock()
+        self._reloading = asyncio.Lock()
+        self._turns: dict[str, asyncio.Lock] = {}
+        self._reads, self._plans = Aside("reading the configuration"), Aside("reading the configuration for a plan")
+        self._count = self._began = 0  # reads that have begun; which of them is that of the reload that runs
+        self._overtaken: asyncio.Future[Resolved] | None = None  # what a later reader has found before it
+        self._looking: asyncio.Task[None] | None = None
+        self._is_to_look = False
         self._waiting: asyncio.Task[Report] | None = None  # its turn has not come yet
         self._tasks: set[asyncio.Task[Any]] = set()
         self._is_closed = False
@@ -71,7 +82,7 @@ class Reloader:
 
     async def plan(self) -> dict[str, Any]:
         """What a reload would do now, and why. ConfigError: the configuration is wrong."""
-        resolved = await self._read()
+        resolved = await self._read(self._plans)
         new = resolved.settings
         found = changes.compare(self.settings, new, self.hidden | resolved.hidden)
         changed = {change.subject for change in found}
@@ -83,9 +94,14 @@ class Reloader:
         }
 
     async def reload(self) -> Report:
-        """IchatError: nothing was changed. Else the report says what was, and what failed."""
+        """IchatError: nothing was changed. Else the report says what was, and what failed.
+
+        It takes over from one that still waits for a file, or for an instance that it describes otherwise.
+        """
         if self._waiting is None:
             self._waiting = self._begin(self._reload_in_turn(), "reload")
+        if self._reloading.locked():
+            self._look_ahead()
         return await self._end_of(self._waiting)
 
     async def restart(self, model: str) -> Report:
@@ -94,9 +110,9 @@ class Reloader:
 
     async def drain(self, model: str, instance: str | None, *, is_out: bool) -> Drained:
         """Take instances out of the routes and wait, for their drain_s at most, until they hold no request; or put
-        them back.
+        them back, which ends that wait.
         """
-        return await self._end_of(self._begin(self._drain_in_turn(model, instance, is_out), f"drain {model}"))
+        return await self._end_of(self._begin(self._drain(model, instance, is_out), f"drain {model}"))
 
     async def close(self) -> None:
         """Stop whatever is going on; what it had begun is left to the shutdown."""
@@ -117,25 +133,26 @@ class Reloader:
     async def _end_of(task: asyncio.Task[_T]) -> _T:
         await asyncio.wait({task})
         if task.cancelled():
-            raise _leaving()
+            raise TemporaryError("ichat: is shutting down, nothing is changed any more.", code="E-LEAVING")
         return task.result()
 
     @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
-        async with self._lock:
-            if self._board.is_leaving or self._is_closed:
-                raise _leaving()
-            self._fleet.is_in_work = True
-            try:
+    async def _turn(self, model: str) -> AsyncIterator[None]:
+        """Of this model alone: what hangs with one holds up no other."""
+        async with self._turns.setdefault(model, asyncio.Lock()):
+            self._refuse_when_leaving()
+            with self._fleet.work():
                 yield
-            finally:
-                self._fleet.is_in_work = False
-                if not self._is_closed:
-                    self._fleet.settle()
 
-    async def _read(self) -> Resolved:
+    def _refuse_when_leaving(self) -> None:
+        if self._board.is_leaving or self._is_closed:
+            raise TemporaryError("ichat: is shutting down, nothing is changed any more.", code="E-LEAVING")
+
+    # ---- reading ----------------------------------------------------------------------------------------------
+
+    async def _read(self, reads: Aside) -> Resolved:
         """ConfigError: it is wrong, or it looks like a file that somebody is still writing."""
-        resolved = await asyncio.to_thread(self._load)
+        resolved = await reads.run(self._load)
         if self.names_models and not resolved.names_models:
             served = ", ".join(model.name for model in self.settings.models)
             document = resolved.sources.document
@@ -144,31 +161,71 @@ class Reloader:
             )
         return resolved
 
+    async def _read_latest(self) -> Resolved:
+        """What is read now, or by who asks later and is read sooner: a read may hang."""
+        self._began = self._begin_read()
+        self._overtaken = asyncio.get_running_loop().create_future()
+        reading = asyncio.ensure_future(self._read(self._reads))
+        try:
+            await asyncio.wait({reading, self._overtaken}, return_when=asyncio.FIRST_COMPLETED)
+            return reading.result() if reading.done() else self._overtaken.result()
+        finally:
+            reading.cancel()
+            self._overtaken.cancel()
+
+    def _begin_read(self) -> int:
+        self._count += 1
+        return self._count
+
+    def _look_ahead(self) -> None:
+        """Somebody asks while a reload runs: perhaps the file has been mended that it hangs at."""
+        self._is_to_look = True
+        if self._looking is None or self._looking.done():
+            self._looking = self._begin(self._keep_looking(), "look at newer configuration")
+
+    async def _keep_looking(self) -> None:
+        while self._is_to_look:
+            self._is_to_look = False
+            began = self._begin_read()
+            try:
+                async with asyncio.timeout(_LOOK_S):
+                    resolved = await self._read(self._reads)
+            except (IchatError, OSError):  # what is wrong is told when its turn has come
+                continue
+            if began < self._began:  # the reload that runs has read later
+                continue
+            if self._overtaken is not None and not self._overtaken.done():
+                self._overtaken.set_result(resolved)
+            else:
+                self._application.supersede(resolved.settings)
+
     # ---- one operation ----------------------------------------------------------------------------------------
 
     async def _restart_in_turn(self, model: str) -> Report:
-        async with self._turn():
+        async with self._turn(model):
             there = by_name(self.settings).get(model)
             if there is None:
                 raise RolloutError(f"{model}: is not served any more.")
             report, began = Report(self.generation), time.monotonic()
             await self._application.restart(there, report)
-            return self._finish(report, began)
+            return self._finish(report, began, {model})
 
-    async def _drain_in_turn(self, model: str, instance: str | None, is_out: bool) -> Drained:
-        async with self._turn():
+    async def _drain(self, model: str, instance: str | None, is_out: bool) -> Drained:
+        """The turn is for the change alone: what takes time can be taken back."""
+        async with self._turn(model):
             members = [one for one in self._fleet.of(model) if instance in (None, one.name)]
-            if not is_out:
-                for one in members:
-                    one.instance.take_out(is_out=False)
-                return Drained([one.name for one in members], [])
-            ends = await asyncio.gather(*(self._fleet.drain(one) for one in members))
-            pairs = list(zip(members, ends, strict=True))
-            return Drained([one.name for one, is_done in pairs if is_done], [one.name for one, ok in pairs if not ok])
+            for one in members:
+                one.instance.take_out(is_out=is_out)
+        if not is_out:
+            return Drained([one.name for one in members], [])
+        ends = await asyncio.gather(*(self._fleet.drained(one) for one in members))
+        pairs = list(zip(members, ends, strict=True))
+        return Drained([one.name for one, is_done in pairs if is_done], [one.name for one, ok in pairs if not ok])
 
     async def _reload_in_turn(self) -> Report:
         try:
-            async with self._turn():
+            async with self._reloading:
+                self._refuse_when_leaving()
                 self._waiting = None  # who asks from now on may have seen a newer file than the one that is read now
                 return await self._reload()
         except IchatError as error:
@@ -179,12 +236,11 @@ class Reloader:
 
     async def _reload(self) -> Report:
         began = time.monotonic()
-        resolved = await self._read()
+        resolved = await self._read_latest()
         new = resolved.settings
         found = changes.compare(self.settings, new, self.hidden | resolved.hidden)
-        for change in found:
-            if change.kind in ("add", "restart"):
-                self._check(by_name(new)[change.model])
+        to_start = [by_name(new)[change.model] for change in found if change.kind in ("add", "restart")]
+        await self._reads.run(lambda: [self._check(model) for model in to_start])
         for notice in resolved.notices if found else ():
             log.warning("%s", notice)
         if any(change.kind != "container" for change in found):
@@ -192,16 +248,17 @@ class Reloader:
         self.hidden |= resolved.hidden
         self.names_models = resolved.names_models
         report = Report(self.generation)
-        await self._application.apply(found, new, report)
+        await self._application.apply(found, new, report, self._turn)
         self.error = "; ".join(report.failures.values()) or None
-        self._finish(report, began)
+        self._finish(report, began, {change.model for change in found})
         counts = (report.generation, len(report.done), len(report.failures), report.took_s)
         log.info("reload: done generation=%d changed=%d failed=%d took_s=%.1f", *counts)
         return report
 
-    def _finish(self, report: Report, began: float) -> Report:
+    def _finish(self, report: Report, began: float, models: set[str]) -> Report:
         report.took_s = time.monotonic() - began
-        report.cut_off, self._fleet.cut_off = self._fleet.cut_off, []
+        report.cut_off = [instance for model, instance in self._fleet.cut_off if model in models]
+        self._fleet.cut_off = [one for one in self._fleet.cut_off if one[0] not in models]
         return report
 
     async def _describe(self, change: Change, new: Settings) -> dict[str, Any]:
@@ -214,7 +271,3 @@ class Reloader:
             choice = await choose(self._fleet, old, model, count)
             described["rollout"] = f"{choice.way} ({choice.why})"
         return described
-
-
-def _leaving() -> TemporaryError:
-    return TemporaryError("ichat: is shutting down, nothing is changed any more.", code="E-LEAVING")

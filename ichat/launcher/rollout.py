@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -38,7 +37,7 @@ async def choose(fleet: Fleet, old: Sequence[Member], model: Model, count: int) 
     if pid is None:
         return Choice("hold", "there is no process to serve on beside it")
     if environment.accelerator_of(model) == "cpu":
-        verdict = await asyncio.to_thread(memory.fits_host, pid, count)
+        verdict = await memory.told(fleet.measurements, lambda: memory.fits_host(pid, count))
         return Choice("surge" if verdict.fits else "hold", verdict.why)
     return await _choose_by_gpus(fleet, old, model, count)
 
@@ -56,7 +55,7 @@ async def _choose_by_gpus(fleet: Fleet, old: Sequence[Member], model: Model, cou
     if not shared:
         gpus = [gpu for spec in planned for gpu in fleet.placement.used_by(spec)]
         return Choice("surge", f"GPU {', '.join(gpus)} {'is' if len(gpus) == 1 else 'are'} free")
-    verdict = await memory.fits_gpus(shared, model.memory_fraction)
+    verdict = await memory.told(fleet.measurements, lambda: memory.fits_gpus(shared, model.memory_fraction))
     return Choice("surge" if verdict.fits else "hold", verdict.why)
 
 

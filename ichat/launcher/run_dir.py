@@ -66,7 +66,8 @@ class RunDir:
     def _lock(self) -> None:
         while True:
             if not self.path.exists():
-                self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self.path.mkdir(mode=0o700, exist_ok=True)
             self._check_owner()
             self._check_content()
             fd = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -111,11 +112,37 @@ class RunDir:
                 (self.path / name).unlink()
 
     def new_worker(self) -> Path:
-        """An empty directory for the next worker, with its `tmp` inside."""
+        """An empty directory for the next worker, with its `tmp` inside. Those above it may have been deleted."""
+        self.make_again()
         self._workers += 1
         folder = self.path / _WORKERS / str(self._workers)
-        (folder / "tmp").mkdir(mode=0o700, parents=True)
+        for directory in (folder, folder / "tmp"):
+            directory.mkdir(mode=0o700)
         return folder
+
+    def make_again(self) -> bool:
+        """Make what somebody has deleted, closed to others as before; whether the lock was gone.
+
+        TemporaryError: another ichat has the directory meanwhile.
+        """
+        is_gone = not self._has_lock()
+        if is_gone:
+            old, self._lock_fd = self._lock_fd, -1
+            try:
+                self._lock()
+            except BaseException:
+                self._lock_fd = old
+                raise
+            os.close(old)
+        if not (self.path / _WORKERS).exists():  # whatever else it is by now is told by who uses it
+            (self.path / _WORKERS).mkdir(mode=0o700)
+        return is_gone
+
+    def _has_lock(self) -> bool:
+        try:
+            return os.path.samestat(os.fstat(self._lock_fd), (self.path / _LOCK).stat())
+        except OSError:
+            return False
 
     def remove_worker(self, folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)

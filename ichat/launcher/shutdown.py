@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,6 +24,8 @@ _INSIST_S = 1.0
 _WITHDRAW_S = 1.0
 #: When nothing can finish what the front holds, or nobody wants to wait for it.
 _SHORT_S = 0.5
+#: After the deadline: what SIGKILL does not end (it hangs in the kernel) is left behind.
+_GONE_S = 2.0
 
 
 class DrainsFront(Protocol):
@@ -68,6 +70,7 @@ class Leaving:
     is_ready: bool  # somebody may still be sending requests our way
     hurry: asyncio.Event  # set by a second signal: the deadline is now
     gateway: Withdraws | None = None
+    must_end_by: Callable[[float], None] = lambda _deadline: None  # when nothing is waited for any more
 
 
 async def shut_down(leaving: Leaving, timeouts: Timeouts) -> ExitCode:
@@ -87,6 +90,7 @@ async def shut_down(leaving: Leaving, timeouts: Timeouts) -> ExitCode:
     began = _now()
     is_serving = any(worker.is_serving for worker in leaving.workers)
     deadline = began + (timeouts.drain_s if is_serving else _FRAMES_S + _SHORT_S)
+    leaving.must_end_by(deadline + _GONE_S)
     leaving.front.withdraw()
     loading = [worker for worker in leaving.workers if not worker.is_serving]
     early = asyncio.gather(*(worker.stop(timeouts.stop_s) for worker in loading))

@@ -44,7 +44,10 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class Status:
-    """One instance at one moment. Times are ``time.time()``: they are shown, never waited for."""
+    """One instance at one moment. Times are ``time.time()``: they are shown, never waited for.
+
+    ``started`` is on the clock of ``time.monotonic()``, which nobody sets: it tells how long ago that was.
+    """
 
     instance: str
     model: str
@@ -55,6 +58,7 @@ class Status:
     since: float = 0.0  # of the detail
     retry_at: float | None = None  # of a restart that is still to come
     is_hanging: bool = False  # its loop does not answer the launcher
+    is_unreachable: bool = False  # its socket is gone: nobody reaches it, whatever its loop does
     is_out: bool = False  # taken out of the routes: it finishes what it has, and gets nothing new
     was_ready: bool = False  # in this life
     pid: int | None = None
@@ -66,11 +70,12 @@ class Status:
     served_names: tuple[str, ...] = ()  # as its worker says: the model's own, and those of adapters
     own_names: tuple[str, ...] = ()  # the model's own when this life began: a name may have been taken back since
     gpus: tuple[str, ...] = ()
+    weights: str = ""  # where they came from by command; empty: as configured
 
     @property
     def could_serve(self) -> bool:
         """Whether or not it is in the routes."""
-        return self.state == "ready" and not self.is_hanging
+        return self.state == "ready" and not self.is_hanging and not self.is_unreachable
 
     @property
     def is_ready(self) -> bool:
@@ -91,13 +96,14 @@ class Status:
     def words(self, now: float) -> str:
         """For people: ``loading demo: weights, 12 s``."""
         if self.is_ready:
-            return f"ready: {self.model}"
+            return f"ready: {self.model} (weights of {self.weights})" if self.weights else f"ready: {self.model}"
         if self.shown_state in ("draining", "stopped"):
             return f"{self.shown_state}: {self.model}"
         if self.state == "ready":
-            return f"not ready: {self.model} does not answer, {_seconds(now - self.since)}"
+            what = "cannot be reached" if self.is_unreachable else "does not answer"
+            return f"not ready: {self.model} {what}, {_seconds(now - self.since)}"
         if self.retry_at is not None:
-            return f"{self.doing} {self.model}: {self.detail} in {_seconds(max(0.0, self.retry_at - now))}"
+            return f"{self.doing} {self.model}: {self.detail} in {_seconds(self.retry_at - now)}"
         return f"{self.doing} {self.model}: {self.detail}, {_seconds(now - self.since)}"
 
     @property
@@ -109,7 +115,7 @@ class Status:
         if self.is_ready or self.is_out:
             return ""
         if self.state == "ready":
-            return "it does not answer"
+            return "it cannot be reached" if self.is_unreachable else "it does not answer"
         return self.detail if self.doing == "loading" else f"{self.doing}: {self.detail}"
 
 
@@ -124,10 +130,10 @@ def _after(status: Status, message: Message, now: float) -> Status:
         case messages.WorkerPhase() | messages.WorkerCompiling() if status.state == "starting":
             changes = _in_start(status, message, now)
         case messages.WorkerReady(served_names=names) if status.state == "ready":
-            return replace(status, served_names=tuple(names))
+            return replace(status, served_names=tuple(names), weights=message.weights)
         case messages.WorkerReady(served_names=names, max_model_len=longest) if status.state == "starting":
             changes = {"state": "ready", "was_ready": True, "max_model_len": longest, "detail": ""}
-            changes |= {"served_names": tuple(names)}
+            changes |= {"served_names": tuple(names), "weights": message.weights}
         case messages.WorkerSuspect(words=words) if status.state == "ready":
             changes = {"state": "starting", "doing": "waiting for", "detail": words}
         case messages.WorkerResting(words=words) if status.state in ("starting", "ready"):
@@ -159,4 +165,5 @@ def rank(status: Status) -> int:
 
 
 def _seconds(duration_s: float) -> str:
-    return f"{duration_s:.0f} s"
+    """Of the wall clock, which may have been set back."""
+    return f"{max(0.0, duration_s):.0f} s"

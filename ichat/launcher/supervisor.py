@@ -7,10 +7,10 @@ import logging
 import random
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from ichat.config.schema import Restarts, Timeouts
-from ichat.errors import IchatError, system_failure
+from ichat.errors import IchatError, is_passing, system_failure
 from ichat.launcher.devices import Turn
 from ichat.launcher.life import Life
 from ichat.launcher.process import Exit
@@ -20,6 +20,9 @@ log = logging.getLogger(__name__)
 
 #: A child that is not ready has nothing to finish.
 _STOP_STARTING_S = 1.0
+#: Between two tries where the system had too little of something: the first, and the longest.
+_FIRST_WAIT_S = 0.1
+_LONGEST_WAIT_S = 5.0
 
 
 class Ward(Protocol):
@@ -109,7 +112,10 @@ class Supervisor:
         try:
             if not await self._comes(turn):
                 return None
-            self._life = life = self._begin()
+            life = await self._begins()
+            if life is None:
+                return None
+            self._life = life
             log.info("%s: started pid=%d", self.ward.name, life.process.pid)
             life.once_ready(turn.end)
             return await self._follow(life)
@@ -140,14 +146,35 @@ class Supervisor:
             self._life = None
         return ending
 
-    def _begin(self) -> Life:
-        """IchatError: the system does not let us start it, and would not the next time."""
-        try:
-            return self.ward.begin(len(self._restarted))
-        except OSError as error:
-            failure: IchatError = system_failure(f"{self.ward.name}: could not be started", error)
-        except IchatError as error:
-            failure = error
+    async def _begins(self) -> Life | None:
+        """None: told to stop. IchatError: the system does not let us start it, and would not the next time.
+
+        A first start is refused at once, by whoever waits for it. Later ones wait for what the system has too little
+        of (pids, descriptors, memory, disk) as long as restarts are counted.
+        """
+        began, wait_s = asyncio.get_running_loop().time(), _FIRST_WAIT_S
+        while not self._is_stopping.is_set():
+            try:
+                life = self.ward.begin(len(self._restarted))
+            except (OSError, IchatError) as error:
+                waited_s = asyncio.get_running_loop().time() - began
+                if not self._restarted or not is_passing(error) or waited_s > self.rules[1].restart_window_s:
+                    self._refuse(error)
+                self._tell_wait(_failure_of(self.ward.name, error), wait_s, is_first=wait_s == _FIRST_WAIT_S)
+            else:
+                return life
+            await self._sleep(wait_s)
+            wait_s = min(wait_s * 2, _LONGEST_WAIT_S)
+        return None
+
+    def _tell_wait(self, failure: IchatError, wait_s: float, *, is_first: bool) -> None:
+        if is_first:
+            log.warning("%s Waiting until the system lets us.", failure)
+        words = str(failure).removeprefix(f"{self.ward.name}: ").rstrip(".")
+        self.ward.pausing(Ending(words, failure.exit_code, failure.code), "tried again", wait_s)
+
+    def _refuse(self, error: OSError | IchatError) -> NoReturn:
+        failure = _failure_of(self.ward.name, error)
         self.ward.failed(Ending(str(failure), failure.exit_code, failure.code))
         raise failure
 
@@ -165,6 +192,14 @@ class Supervisor:
         log.warning("%s: starts again in %.1f s, %s", self.ward.name, restart.after_s, attempt)
         self.ward.pausing(ending, attempt, restart.after_s)
         if restart.after_s:
-            stopping = asyncio.ensure_future(self._is_stopping.wait())
-            await asyncio.wait({stopping}, timeout=restart.after_s)
-            stopping.cancel()
+            await self._sleep(restart.after_s)
+
+    async def _sleep(self, for_s: float) -> None:
+        """Or until told to stop."""
+        stopping = asyncio.ensure_future(self._is_stopping.wait())
+        await asyncio.wait({stopping}, timeout=for_s)
+        stopping.cancel()
+
+
+def _failure_of(name: str, error: OSError | IchatError) -> IchatError:
+    return error if isinstance(error, IchatError) else system_failure(f"{name}: could not be started", error)

@@ -6,21 +6,27 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ichat.config.schema import Model, Settings
+from ichat.errors import TemporaryError
 from ichat.ipc import channel, messages
 from ichat.ipc.channel import Channel
 from ichat.ipc.messages import Message
-from ichat.launcher import environment
+from ichat.launcher import environment, socket_probe
+from ichat.launcher.aside import Aside
 from ichat.launcher.instance import InstanceSpec
 from ichat.launcher.memory_limit import MemoryLimit
 from ichat.launcher.output import Output
 from ichat.launcher.process import Child, Exit, Processes
 from ichat.launcher.residue import unlink_shared_memory
 from ichat.launcher.run_dir import RunDir
+from ichat.launcher.socket_probe import Outcome
 
 log = logging.getLogger(__name__)
+
+#: Removing some files takes no time, unless their file system hangs.
+_REMOVAL_S = 5.0
 
 
 @dataclass
@@ -32,6 +38,7 @@ class Ground:
     output: Output
     settings: Settings
     inherited: Mapping[str, str]  # the launcher's own environment
+    removals: Aside = field(default_factory=lambda: Aside("removing a worker's files"))
 
     def take(self, settings: Settings) -> None:
         self.settings = settings
@@ -51,8 +58,13 @@ class Worker:
         self._to_send: list[Message] = [self._start_message(spec.model)]
         self._channel: Channel | None = None
         self._ours, theirs = channel.pair()
-        with theirs:
-            self._child = self._spawn(spec.model, theirs.fileno())
+        try:
+            with theirs:
+                self._child = self._spawn(spec.model, theirs.fileno())
+        except BaseException:
+            self._ours.close()
+            ground.run_dir.remove_worker(self._folder)
+            raise
         self.pid, self.ended = self._child.pid, self._child.ended
         ground.run_dir.residue.started(self.pid)
 
@@ -90,6 +102,9 @@ class Worker:
         else:
             self._channel.send(message)
 
+    async def ask(self) -> Outcome:
+        return await socket_probe.ask(self.socket_path)
+
     def terminate(self) -> None:
         self._child.terminate()
 
@@ -106,9 +121,18 @@ class Worker:
         else:
             self._channel.close()
         unlink_shared_memory(self._shm)
-        await asyncio.to_thread(self._ground.run_dir.remove_worker, self._folder)
+        await self._remove_folder()
         self._ground.run_dir.residue.ended(self.pid)
         self._ground.run_dir.holds(self.incarnation, [])
+
+    async def _remove_folder(self) -> None:
+        """What cannot be removed now goes with the run directory: the next start does not wait for it."""
+        try:
+            async with asyncio.timeout(_REMOVAL_S):
+                await self._ground.removals.run(lambda: self._ground.run_dir.remove_worker(self._folder))
+        except (OSError, TemporaryError) as error:  # a TimeoutError is an OSError
+            words = str(error) or f"not done within {_REMOVAL_S:.0f} s"
+            log.warning("%s: %s is left for later (%s)", self._instance, self._folder, words)
 
     def explain(self, ended: Exit | None) -> str:
         words = "" if ended is None else ended.words

@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 class Controlled(Protocol):
     """What is commanded: a backend."""
 
+    async def listen_again(self) -> None: ...
+
     async def control(self, action: str, arguments: dict[str, Any]) -> dict[str, Any]: ...
 
 
@@ -32,6 +34,18 @@ class Commands:
         task = asyncio.create_task(self._obey(command), name=f"command {command.action}")
         self._running.add(task)
         task.add_done_callback(self._running.discard)
+
+    def listen_again(self) -> None:
+        """The server's socket is gone: have another one made. The launcher sees whether it is there."""
+        task = asyncio.create_task(self._listen_again(), name="listen again")
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def _listen_again(self) -> None:
+        try:
+            await self._backend.listen_again()
+        except OSError as error:
+            log.error("worker: its socket cannot be made again (%s)", error)
 
     def close(self) -> None:
         """The worker leaves: what is still at work gets no answer from us."""

@@ -10,6 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
 import uvloop
@@ -18,7 +19,7 @@ from ichat.backends import load_backend
 from ichat.backends.base_backend import BaseBackend
 from ichat.backends.framework_args import FrameworkArgs
 from ichat.config.schema import Model, Timeouts
-from ichat.errors import ExitCode, IchatError
+from ichat.errors import ExitCode, IchatError, ModelMissingError, system_failure
 from ichat.ipc import messages
 from ichat.ipc.channel import Channel
 from ichat.observe.logs import set_up_logs
@@ -112,9 +113,10 @@ async def _serve(control: socket.socket) -> ExitCode:
 
 async def _live(start: messages.StartWorker, channel: Channel) -> ExitCode:
     report = _Report(channel)
+    check_model_path(start.model["name"], start.model["model_path"])
     backend = _backend(start, report)
     report.ready_message = lambda: messages.WorkerReady(
-        backend.served_names(), backend.tasks(), backend.engine_control().max_model_len()
+        backend.served_names(), backend.tasks(), backend.engine_control().max_model_len(), backend.weights()
     )
     commands = Commands(backend, channel.send)
     _own_signals(backend)
@@ -129,6 +131,17 @@ async def _live(start: messages.StartWorker, channel: Channel) -> ExitCode:
             companion.cancel()
         commands.close()
     return ExitCode.DRAIN_ABORTED if backend.was_cut_off else ExitCode.OK
+
+
+def check_model_path(model: str, path: str | None) -> None:
+    """IchatError where a local model has gone since it was checked, before an engine takes a minute to say less."""
+    subject = f"models.{model}.model_path"
+    try:
+        if path is None or not path.startswith("/") or Path(path).exists():
+            return
+    except OSError as error:
+        raise system_failure(subject, error) from None
+    raise ModelMissingError(f"{subject}: {path}: is not there any more. Bring it back, then `ichat restart {model}`.")
 
 
 def _backend(start: messages.StartWorker, report: _Report) -> BaseBackend:
@@ -164,6 +177,8 @@ async def _obey(channel: Channel, backend: BaseBackend, commands: Commands) -> N
         match message:
             case messages.Ping(number=number):
                 channel.send(messages.Pong(number))
+            case messages.ListenAgain():
+                commands.listen_again()
             case messages.Control():
                 commands.begin(message)
     backend.request_stop()  # the launcher has gone: nobody will send us anything any more

@@ -19,6 +19,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_polic
 __all__ = ["event_loop_policy", "front", "worker"]  # fixtures
 
 
+_CHAT = b'{"model":"demo","messages":[{"role":"user","content":"hi"}],"stream":%s}'
+
+
 async def die(turn: Turn) -> None:
     turn.abort()
 
@@ -232,6 +235,39 @@ async def test_a_new_incarnation_ends_what_waits_for_the_old_one(worker: Scripte
         assert successor.seen == []
         await until(lambda: worker.open_connections == 0)
         client.close()
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+async def test_an_answer_of_which_no_byte_comes_ends_at_the_limit_and_counts_as_a_fault(
+    worker: ScriptedWorker, is_streamed: bool
+) -> None:
+    async def silent(turn: Turn) -> None:
+        await turn.until_client_left(10)
+
+    async with running_front(worker, first_byte_s=0.2, sweep_every_s=0.05) as front:
+        worker.script = silent
+        client = await front.connect()
+        await client.send(request(body=_CHAT % (b"true" if is_streamed else b"false")))
+        response = await asyncio.wait_for(client.response(), 2)
+        assert (response.status, response.code) == (504, "answer_timeout")
+        assert b"timeouts.first_byte_s" in response.body
+        await until(lambda: worker.open_connections == 0)  # so that the engine aborts it
+        worker.script = answer_json
+        assert (await front.ask(request())).status == 200
+        client.close()
+
+
+async def test_an_answer_that_has_begun_has_all_the_time(worker: ScriptedWorker) -> None:
+    async def slow(turn: Turn) -> None:
+        await turn.start_events()
+        await turn.chunk(b"data: {}\n\n")
+        await asyncio.sleep(0.6)
+        await turn.chunk(b"data: [DONE]\n\n")
+        await turn.chunk(b"")
+
+    worker.script = slow
+    async with running_front(worker, first_byte_s=0.2, sweep_every_s=0.05) as front:
+        assert (await front.ask(request())).status == 200
 
 
 async def test_a_worker_under_suspicion_keeps_its_requests_and_gets_no_new_ones(worker: ScriptedWorker) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,9 @@ from ichat.backends.engine_control import (
     RefusedError,
     TookTooLongError,
     WrongArgumentsError,
+    check_adapter,
+    check_new_weights,
+    check_trace_directory,
     read_arguments,
 )
 from ichat.backends.framework_args import FrameworkArgs
@@ -262,7 +268,11 @@ async def test_other_weights_are_taken_while_nothing_runs_and_no_prefix_survives
     backend: Backend, tmp_path: Path
 ) -> None:
     path = new_weights(tmp_path)
-    assert await backend.obey("update_weights", path=path) == {"state": "ready", "path": path}
+    assert await backend.obey("update_weights", path=path) == {
+        "state": "ready",
+        "path": path,
+        "survives_restart": False,
+    }
     assert backend.engine.told == ["pause wait", "update_weights", "flush_cache", "resume"]
     assert backend.heard == ["paused", "ready"]
     assert backend.warm_ups == 1
@@ -439,3 +449,29 @@ async def test_new_names_do_not_make_a_resting_engine_ready(backend: Backend, tm
     await backend.obey("pause")
     await backend.obey("load_lora", name="pirate", path=str(tmp_path))
     assert backend.heard == ["paused"]
+
+
+@pytest.mark.parametrize("check", [check_adapter, check_trace_directory, lambda path: check_new_weights(path, "/")])
+def test_a_path_that_the_system_does_not_let_us_look_at_is_a_wrong_argument(
+    check: Callable[[str], None],
+) -> None:
+    with pytest.raises(WrongArgumentsError, match="cannot be read"):
+        check("/" + "a" * 300)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes somebody else")
+@pytest.mark.parametrize("mode", [0o000, 0o400, 0o100])
+def test_a_directory_of_somebody_else_is_a_wrong_argument(tmp_path: Path, mode: int) -> None:
+    directory = tmp_path / "adapter"
+    directory.mkdir()
+    directory.chmod(mode)
+    os.chown(directory, 12345, 12345)
+    for parent in (tmp_path, *tmp_path.parents):
+        if str(parent).startswith(tempfile.gettempdir() + "/"):
+            parent.chmod(0o755)
+    os.seteuid(12345)
+    try:
+        with pytest.raises(WrongArgumentsError, match=r"cannot be read \(Permission denied\)"):
+            check_adapter(str(directory))
+    finally:
+        os.seteuid(0)

@@ -9,6 +9,7 @@ from ichat.config.schema import Model, Restarts, Settings, Timeouts
 from ichat.ipc import messages
 from ichat.ipc.messages import Message
 from ichat.launcher.process import Exit
+from ichat.launcher.socket_probe import Outcome
 
 _pids = count(1000)
 
@@ -31,6 +32,7 @@ class FakeProcess:
         self.burials = 0
         self.was_terminated = False
         self.hint = ""
+        self.reach: Outcome = "answers"  # through its socket
         self._leaves_after_s = leaves_after_s
         self._said: asyncio.Queue[Message | None] = asyncio.Queue()
 
@@ -63,6 +65,9 @@ class FakeProcess:
         self.sent.append(message)
         if isinstance(message, messages.Ping) and self.is_answering:
             self.say(messages.Pong(message.number))
+
+    async def ask(self) -> Outcome:
+        return self.reach
 
     def terminate(self) -> None:
         self.was_terminated = True

@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 from ichat.config.schema import Model, Settings, Timeouts
 from ichat.ipc import messages
+from ichat.launcher.aside import Aside
 from ichat.launcher.board import Board
 from ichat.launcher.fleet import Fleet
 from ichat.launcher.instance import InstanceSpec
@@ -26,6 +27,17 @@ def model(name: str = "demo", **changes: Any) -> Model:
 
 def settings_of(*models: Model, **sections: Any) -> Settings:
     return Settings(models=models, **({"timeouts": Timeouts(drain_s=30)} | sections))
+
+
+_Result = TypeVar("_Result")
+
+
+class AtOnce(Aside):
+    """No thread: virtual time would not wait for it."""
+
+    async def run(self, call: Callable[[], _Result]) -> _Result:
+        await asyncio.sleep(0)
+        return call()
 
 
 class FakeFronts:
@@ -55,7 +67,10 @@ class FakeFronts:
 
 
 class FleetBench:
-    """``cannot_load`` decides whether a worker with this description dies instead of becoming ready."""
+    """``cannot_load`` decides whether a worker with this description dies instead of becoming ready.
+
+    ``stays_loading`` whether it does neither.
+    """
 
     def __init__(self, settings: Settings, visible_gpus: tuple[str, ...] = ()) -> None:
         loop = asyncio.get_running_loop()
@@ -66,12 +81,14 @@ class FleetBench:
         self.started: list[InstanceSpec] = []
         self.answers_to: dict[str, str] = {}  # the served name by incarnation
         self.cannot_load: Callable[[Model], bool] = lambda _model: False
+        self.stays_loading: Callable[[Model], bool] = lambda _model: False
         self.file = settings  # what the configuration says now
         self.names_models = True  # it does, rather than leave it to what stands in for them
         self.checked: list[str] = []
         self.fleet = Fleet(self._start, self.board, self.fronts, settings, visible_gpus)
         self.reloader = Reloader(self.fleet, self.fronts, self._load, lambda one: self.checked.append(one.name))
         self.reloader.names_models = True
+        self.reloader._reads = self.reloader._plans = self.fleet.measurements = AtOnce("")
 
     def _load(self) -> Any:
         class Loaded:
@@ -88,7 +105,7 @@ class FleetBench:
         loop = asyncio.get_running_loop()
         if self.cannot_load(spec.model):
             loop.call_later(LOAD_S, process.end, Exit(65, None))
-        else:
+        elif not self.stays_loading(spec.model):
             loop.call_later(LOAD_S, process.become_ready, *spec.model.served_names)
         return process
 

@@ -179,5 +179,6 @@ def test_status_holds_what_the_table_shows(board: Board, clock: Clock) -> None:
             "gpus": [],
             "uptime_s": 90,
             "restarts": 2,
+            "weights": "as configured",
         }
     ]

@@ -50,7 +50,7 @@ async def answer_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, 
     program.write_text(f"#!/bin/sh\ncat <<'END'\n{text}\nEND\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    return await fits_gpus(gpus, 0.5)
+    return fits_gpus(gpus, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ async def test_the_tightest_gpu_decides(
 
 async def test_without_a_driver_nothing_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    verdict = await fits_gpus(("0",), None)
+    verdict = fits_gpus(("0",), None)
     assert verdict == Verdict(False, "nvidia-smi does not tell how much GPU memory is free")
 
 

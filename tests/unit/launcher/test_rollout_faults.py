@@ -319,7 +319,7 @@ async def test_a_restart_of_a_model_that_has_gone_is_refused() -> None:
         bench.fronts.busy.add("a/0")
         bench.file = settings_of(model("b"))
         removing = asyncio.create_task(bench.reloader.reload())
-        await asyncio.sleep(0)
+        await asyncio.sleep(1)
         with pytest.raises(IchatError, match="a: is not served any more"):
             await bench.reloader.restart("a")
         await removing

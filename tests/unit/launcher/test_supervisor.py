@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import logging
 from collections.abc import AsyncIterator
 
 import pytest
 
 from ichat.config.schema import Restarts, Settings
-from ichat.errors import ExitCode, IchatError
+from ichat.errors import ExitCode, IchatError, ResourceError
 from ichat.ipc import messages
 from ichat.launcher.board import Board
 from ichat.launcher.instance import Instance, InstanceSpec
@@ -33,7 +35,12 @@ class Bench:
         self.started: list[float] = []
         self._came = asyncio.Event()
 
+        self.refusals: list[OSError] = []  # of the next starts
+
         def start(spec: InstanceSpec) -> FakeProcess:
+            if self.refusals:
+                error = self.refusals.pop(0)
+                raise ResourceError("demo/0: could not start python") from error
             self.workers.append(FakeProcess(leaves_after_s=leaves_after_s))
             self.started.append(loop.time())
             self._came.set()
@@ -344,3 +351,94 @@ async def test_a_bug_in_what_hears_the_worker_is_not_swallowed() -> None:
         with pytest.raises(TypeError):
             await one.running
         assert worker.burials == 1
+
+
+@pytest.mark.parametrize("cause", ["EAGAIN", "EMFILE", "ENFILE", "ENOMEM", "ENOSPC"])
+async def test_what_the_system_lacks_for_a_moment_at_a_restart_is_waited_for_and_told_once(
+    cause: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with bench() as one:
+        worker = await one.ready_worker()
+        one.refusals = [OSError(getattr(errno, cause), cause) for _ in range(5)]
+        with caplog.at_level(logging.WARNING):
+            worker.end(KILLED)
+            await one.worker(1)
+        assert 1 < one.started[1] - one.started[0] < 10
+        assert sum("Waiting until the system lets us" in line for line in caplog.messages) == 1
+        await one.ready_worker(1)
+        assert one.health == (True, "ready: demo")
+
+
+@pytest.mark.parametrize("cause", ["ENOENT", "EACCES"])
+async def test_what_another_try_cannot_change_is_not_waited_for(cause: str) -> None:
+    async with bench() as one:
+        worker = await one.ready_worker()
+        one.refusals = [OSError(getattr(errno, cause), cause)]
+        worker.end(KILLED)
+        assert (await failure_of(one)).exit_code == ExitCode.RESOURCE
+        assert len(one.started) == 1
+
+
+async def test_what_the_system_lacks_for_too_long_ends_it() -> None:
+    async with bench(settings(restart_window_s=30)) as one:
+        worker = await one.ready_worker()
+        one.refusals = [OSError(errno.EAGAIN, "EAGAIN")] * 1000
+        worker.end(KILLED)
+        began = asyncio.get_running_loop().time()
+        assert (await failure_of(one)).exit_code == ExitCode.RESOURCE
+        assert 30 <= asyncio.get_running_loop().time() - began < 40
+
+
+async def test_a_first_start_that_the_system_refuses_is_told_at_once() -> None:
+    async with bench() as one:
+        one.refusals = [OSError(errno.EAGAIN, "EAGAIN")]
+        assert (await failure_of(one)).exit_code == ExitCode.RESOURCE
+
+
+async def test_one_that_waits_for_the_system_stops_when_told_to() -> None:
+    async with bench() as one:
+        worker = await one.ready_worker()
+        one.refusals = [OSError(errno.EAGAIN, "EAGAIN")] * 1000
+        worker.end(KILLED)
+        await asyncio.sleep(3)
+        one.supervisor.expect_end()
+        await asyncio.wait_for(one.running, 1)
+
+
+async def test_a_socket_that_is_gone_is_red_and_made_anew() -> None:
+    async with bench() as one:
+        worker = await one.ready_worker()
+        worker.reach = "gone"
+        await asyncio.sleep(2)
+        assert one.health[0] is False
+        assert "cannot be reached" in one.health[1]
+        assert messages.ListenAgain() in worker.sent
+        worker.reach = "answers"
+        await asyncio.sleep(2)
+        assert one.health == (True, "ready: demo")
+        assert len(one.workers) == 1
+
+
+async def test_a_socket_that_stays_away_costs_the_worker() -> None:
+    async with bench() as one:
+        (await one.ready_worker()).reach = "gone"
+        await asyncio.sleep(10)
+        assert len(one.workers) == 2
+
+
+async def test_a_socket_of_which_nothing_comes_is_left_to_the_liveness_of_its_loop() -> None:
+    async with bench() as one:
+        (await one.ready_worker()).reach = "silent"
+        await asyncio.sleep(60)
+        assert one.health == (True, "ready: demo")
+
+
+async def test_the_socket_of_a_worker_that_leaves_is_not_missed() -> None:
+    async with bench() as one:
+        worker = await one.ready_worker()
+        worker.say(messages.WorkerStopping(1))
+        await settle()
+        worker.reach = "gone"
+        await asyncio.sleep(30)
+        assert len(one.workers) == 1
+        assert messages.ListenAgain() not in worker.sent

@@ -12,7 +12,7 @@ import pytest
 from ichat.config.schema import Reload, Settings, Timeouts
 from ichat.config.sources import config_digest
 from ichat.launcher.watch import Watch
-from tests.unit.launcher.fleet_bench import model, settings_of
+from tests.unit.launcher.fleet_bench import AtOnce, model, settings_of
 
 pytestmark = pytest.mark.looptime
 RULES = {"timeouts": Timeouts(watch_every_s=1, settle_s=0.5)}
@@ -26,7 +26,7 @@ class Watched:
         self.settings = settings
         known = config_digest(str(path))
         assert known is not None
-        self.watch = Watch(str(path), known, lambda: self.settings, self._changed)
+        self.watch = Watch(str(path), known, lambda: self.settings, self._changed, AtOnce(""))
 
     async def _changed(self) -> None:
         self.read.append(self.path.read_text())
