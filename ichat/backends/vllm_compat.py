@@ -40,3 +40,32 @@ def command_line() -> CommandLine:
             for name in ("make_arg_parser", "validate_parsed_serve_args", "propagate_flash_late_interaction")
         ),
     )
+
+
+class StepCounter:
+    """What ``AsyncLLM`` calls after each step of one data-parallel copy: the interface of ``StatLoggerBase``.
+
+    A step that computes a piece of a long prompt, and hands out nothing yet, is told too.
+    """
+
+    def __init__(self) -> None:
+        self.steps = self.tokens = 0
+
+    def record(self, scheduler_stats: Any, iteration_stats: Any, **_: Any) -> None:
+        self.steps += scheduler_stats is not None
+        if iteration_stats is not None:
+            self.tokens += iteration_stats.num_generation_tokens + iteration_stats.prompt_token_stats.computed
+
+    def log_engine_initialized(self) -> None: ...
+
+    def log(self) -> None: ...
+
+    def record_sleep_state(self, is_awake: int, level: int) -> None: ...
+
+
+async def ask_rank(engine: Any, index: int, *, with_workers: bool) -> None:
+    """Ask one of several data-parallel copies for a sign of life; vLLM's public functions ask all at once (0.32, 0.33)."""
+    core = engine.engine_core
+    copy = core.core_engines[index]
+    if not await core._call_utility_async("is_sleeping", engine=copy) and with_workers:
+        await core._call_utility_async("collective_rpc", "check_health", None, (), None, engine=copy)

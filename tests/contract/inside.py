@@ -102,7 +102,7 @@ async def main(settings: dict[str, Any], directory: Path, arguments: list[str]) 
     if running.done():
         await running
     for _ in range(2):
-        await asyncio.wait_for(backend.probe(), 10)
+        await asyncio.wait_for(backend.probe(0), 10)
     seen |= {
         "before": before,
         "after": surroundings(),
