@@ -91,6 +91,10 @@ class BaseBackend(abc.ABC):
         """One real request through the whole path; raises unless a token or a vector came out."""
 
     @abc.abstractmethod
+    async def check_answer(self) -> None:
+        """The same after other weights were loaded; raises too when its probabilities are no numbers."""
+
+    @abc.abstractmethod
     async def probe(self, rank: int) -> None:
         """Ask every process of the rank for a sign of life, and what all ranks share; as long as it takes."""
 

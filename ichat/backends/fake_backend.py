@@ -118,6 +118,9 @@ class FakeBackend(BaseBackend):
         body = {"model": "fake", "prompt": "Hi", "max_tokens": 1}
         await request_once(self.framework_args.socket_path, "/v1/completions", body, None)
 
+    async def check_answer(self) -> None:
+        await self.warm_up()
+
     async def probe(self, rank: int) -> None:
         del rank
         while self.processes.stopped():

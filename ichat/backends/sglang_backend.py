@@ -23,7 +23,7 @@ from ichat.backends.http_server import HTTPServer
 from ichat.backends.model_files import architectures_of
 from ichat.backends.owner_thread import OwnerThread
 from ichat.backends.sglang_control import SGLangControl
-from ichat.backends.warm_up import request_once
+from ichat.backends.warm_up import check_numbers, request_once
 from ichat.errors import EngineError
 
 # The front keeps its connections to us open for less than this.
@@ -206,15 +206,24 @@ class SGLangBackend(BaseBackend):
     async def warm_up(self) -> None:
         from sglang.srt.entrypoints.http_server import ServerStatus
 
+        await self.check_answer()
+        self._tokenizer_manager.server_status = ServerStatus.Up
+        await self._tokenizer_manager.freeze_gc()  # SGLang does this itself after its own warm-up
+
+    async def check_answer(self) -> None:
+        """Logprobs cost it nothing, so that each warm-up looks at them."""
         if self._tokenizer_manager.is_generation:
             path, body = "/generate", {"text": "Hi", "sampling_params": {"temperature": 0, "max_new_tokens": 1}}
+            body["return_logprob"] = True
         else:
             path, body = "/encode", {"text": "Hi"}
         answer = await request_once(self.framework_args.socket_path, path, body, self.framework_args.api_key)
-        if "text" not in answer and "embedding" not in answer:
+        if "text" in answer:
+            check_numbers(path, [number for number, *_ in answer["meta_info"]["output_token_logprobs"]])
+        elif "embedding" in answer:
+            check_numbers(path, answer["embedding"])
+        else:
             raise EngineError(f"the warm-up request to {path} brought nothing: {answer}", code="E-ENG-WARM-UP")
-        self._tokenizer_manager.server_status = ServerStatus.Up
-        await self._tokenizer_manager.freeze_gc()  # SGLang does this itself after its own warm-up
 
     # ---- life ---------------------------------------------------------------------------------------------
 

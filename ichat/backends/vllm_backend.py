@@ -23,12 +23,13 @@ from ichat.backends.http_server import HTTPServer
 from ichat.backends.model_files import architectures_of
 from ichat.backends.owner_thread import OwnerThread
 from ichat.backends.vllm_control import VLLMControl
-from ichat.backends.warm_up import request_once
+from ichat.backends.warm_up import check_numbers, request_once
 from ichat.errors import EngineError
 
 # The front keeps its connections to us open for less than this.
 _KEEP_ALIVE_S = 600
 _WORKERS_EVERY_S = 30.0
+_ONE_TOKEN: dict[str, Any] = {"prompt": "Hi", "max_tokens": 1, "temperature": 0}
 
 
 class VLLMBackend(BaseBackend):
@@ -188,14 +189,27 @@ class VLLMBackend(BaseBackend):
         model = self.framework_args.model.served_name
         if "generate" in self._tasks:
             path = "/v1/completions"
-            body = {"model": model, "prompt": "Hi", "max_tokens": 1, "temperature": 0}
+            body = _ONE_TOKEN | {"model": model}
         elif "embed" in self._tasks:
             path, body = "/v1/embeddings", {"model": model, "input": "Hi"}
         else:
             path, body = "/pooling", {"model": model, "input": "Hi"}
-        answer = await request_once(self.framework_args.socket_path, path, body, self.framework_args.api_key)
+        answer = await self._ask(path, body)
         if not (answer.get("choices") or answer.get("data")):
             raise EngineError(f"the warm-up request to {path} brought nothing: {answer}", code="E-ENG-WARM-UP")
+        if "data" in answer:
+            check_numbers(path, [vector.get("embedding", vector.get("data")) for vector in answer["data"]])
+
+    async def check_answer(self) -> None:
+        """At a start it would cost the compilation that vLLM keeps for the first request for logprobs."""
+        if "generate" not in self._tasks:
+            return await self.warm_up()
+        model, path = self.framework_args.model.served_name, "/v1/completions"
+        answer = await self._ask(path, _ONE_TOKEN | {"model": model, "logprobs": 0})
+        check_numbers(path, [choice["logprobs"]["token_logprobs"] for choice in answer["choices"]])
+
+    async def _ask(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        return await request_once(self.framework_args.socket_path, path, body, self.framework_args.api_key)
 
     # ---- life ---------------------------------------------------------------------------------------------
 
