@@ -1,4 +1,4 @@
-"""Whether weight files hold numbers: a training run that went wrong leaves NaN, and an engine serves it without a word."""
+"""Whether weight files hold numbers: training that went wrong leaves NaN, which an engine serves without a word."""
 
 from __future__ import annotations
 

@@ -13,8 +13,8 @@ _WARM_UP_TOKENS = 4
 class Pace:
     """Learns from each gap between two results, in seconds of computing (``Watch.computed_s``).
 
-    Seconds of computing, not of the clock: a machine that gives an engine a tenth of a core makes its steps ten times as
-    long, and changes nothing here.
+    Seconds of computing, not of the clock: a machine that gives an engine a tenth of a core makes its steps ten times
+    as long, and changes nothing here.
     """
 
     def __init__(self, warm_up_s: float = 0.0) -> None:

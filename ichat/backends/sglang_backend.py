@@ -29,6 +29,9 @@ from ichat.errors import EngineError
 # The front keeps its connections to us open for less than this.
 _KEEP_ALIVE_S = 600
 _POLL_S = 0.02
+_ONE_TOKEN: dict[str, Any] = {
+    "text": "Hi", "sampling_params": {"temperature": 0, "max_new_tokens": 1}, "return_logprob": True
+}  # fmt: skip
 
 #: Modes that need SGLang's own process layout or listeners of their own: (name, the value that we serve).
 _SERVED_MODES: tuple[tuple[str, Any], ...] = (
@@ -213,8 +216,7 @@ class SGLangBackend(BaseBackend):
     async def check_answer(self) -> None:
         """Logprobs cost it nothing, so that each warm-up looks at them."""
         if self._tokenizer_manager.is_generation:
-            path, body = "/generate", {"text": "Hi", "sampling_params": {"temperature": 0, "max_new_tokens": 1}}
-            body["return_logprob"] = True
+            path, body = "/generate", _ONE_TOKEN
         else:
             path, body = "/encode", {"text": "Hi"}
         answer = await request_once(self.framework_args.socket_path, path, body, self.framework_args.api_key)

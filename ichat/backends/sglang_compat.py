@@ -59,7 +59,7 @@ def load_of(reader: Any, rank: int) -> Any:
 
 
 def open_loads(reader: Any) -> Any:
-    """The reader, ready for ``load_of``: by itself it opens the schedulers' file when it is first asked for something."""
+    """The reader, ready for ``load_of``: by itself it opens the schedulers' file when it is first asked."""
     local = getattr(reader, "_shm_reader", reader)
     if local is not None:
         local._attach()

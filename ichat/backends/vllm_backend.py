@@ -203,7 +203,8 @@ class VLLMBackend(BaseBackend):
     async def check_answer(self) -> None:
         """At a start it would cost the compilation that vLLM keeps for the first request for logprobs."""
         if "generate" not in self._tasks:
-            return await self.warm_up()
+            await self.warm_up()
+            return
         model, path = self.framework_args.model.served_name, "/v1/completions"
         answer = await self._ask(path, _ONE_TOKEN | {"model": model, "logprobs": 0})
         check_numbers(path, [choice["logprobs"]["token_logprobs"] for choice in answer["choices"]])
@@ -242,12 +243,13 @@ class VLLMBackend(BaseBackend):
         return sum(counter.steps for counter in self._counters.values()) if self._counters else None
 
     def tokens(self) -> int:
-        return sum(counter.tokens for counter in self._counters.values())
+        return sum(int(counter.tokens) for counter in self._counters.values())
 
     def owed_tokens(self) -> int:
         states = self._engine.output_processor.request_states.values()
-        owed = sum(state.prompt_len for state in states if state.is_prefilling)
-        return min(owed, int(self._engine.vllm_config.scheduler_config.max_num_batched_tokens))
+        owed: int = sum(state.prompt_len for state in states if state.is_prefilling)
+        in_one_step: int = self._engine.vllm_config.scheduler_config.max_num_batched_tokens
+        return min(owed, in_one_step)
 
     async def stop_engine(self) -> None:
         # It would take the engine's leaving for its death, and tell that as an error with a traceback.

@@ -64,7 +64,7 @@ class StepCounter:
 
 
 async def ask_rank(engine: Any, index: int, *, with_workers: bool) -> None:
-    """Ask one of several data-parallel copies for a sign of life; vLLM's public functions ask all at once (0.32, 0.33)."""
+    """Ask one of several data-parallel copies for a sign of life; vLLM's public functions ask all of them (to 0.33)."""
     core = engine.engine_core
     copy = core.core_engines[index]
     if not await core._call_utility_async("is_sleeping", engine=copy) and with_workers:

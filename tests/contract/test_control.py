@@ -16,7 +16,7 @@ import pytest_asyncio
 from ichat.config.schema import Timeouts
 from ichat.ipc import messages
 from tests.real_versions import EVERY, PINNED, engine_of
-from tests.tiny_weights import RANK, adapter, blank_weights, nan_weights, nan_weights
+from tests.tiny_weights import RANK, adapter, blank_weights, nan_weights
 from tests.worker_process import DEMO, WorkerProcess, model, python_of
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]

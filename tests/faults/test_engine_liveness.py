@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -15,6 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.launcher_process import ask
 from tests.real_engine import ENGINES, TITLES, RealLauncher, Stream, load
 from tests.spinning import CAN_SPIN, spin
 from tests.tiny_weights import overflowing_weights
@@ -191,18 +194,18 @@ def test_a_prompt_of_eight_megabytes_is_no_hang(backend: str) -> None:
 @pytest.mark.parametrize("backend", ENGINES)
 def test_weights_whose_answers_overflow_are_not_served(backend: str, tmp_path: Path) -> None:
     """No NaN is in the files. The engine is started again with the weights that it had, and answers as before."""
-    admin = {"admin": {"port": 0, "token": "t"}}
-    with RealLauncher(backend, **admin) as launcher:
+    with RealLauncher(backend, admin={"port": 0}, env={"ICHAT_ADMIN_TOKEN": "t"}) as launcher:
         launcher.wait_ready()
         before = launcher.complete("Who are you?", max_tokens=12)[1]["choices"][0]["text"]
         path = overflowing_weights(tmp_path / "overflowing")
-        done = subprocess.run(
-            [sys.executable, "-m", "ichat", "update_weights", "demo", str(path)], capture_output=True, text=True,
-            env=os.environ | {"ICHAT_RUN_DIR": str(launcher.run_dir)}, check=False,
+        port = int(launcher.wait_for(lambda: re.search(r"admin port 127.0.0.1:(\d+)", launcher.lines()), 5)[1])
+        status, words = ask(
+            port, "POST", "/admin/models/demo/update_weights", json.dumps({"path": str(path)}),
+            {"Authorization": "Bearer t", "Content-Type": "application/json"}, timeout_s=60,
         )  # fmt: skip
-        print(done.stdout, done.stderr)
-        assert done.returncode != 0
-        assert "NaN or no numbers" in done.stdout + done.stderr + launcher.lines()
+        print(status, words)
+        assert status == 502
+        assert "brought NaN or no numbers" in words or "got 500" in words, words
         launcher.wait_for(lambda: launcher.restarts == 1, 30)
         launcher.wait_ready()
         for _ in range(4):

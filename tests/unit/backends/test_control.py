@@ -294,7 +294,7 @@ async def test_other_weights_leave_a_pause_a_pause_and_are_looked_at_after_it(ba
 
 async def test_weights_whose_answers_are_no_numbers_cost_the_engine(backend: Backend, tmp_path: Path) -> None:
     backend.warm_up_raises = EngineError("the warm-up request to /v1/completions brought NaN", code="E-ENG-WARM-UP")
-    with pytest.raises(CommandError, match="brought NaN. The engine is started again as it was configured"):
+    with pytest.raises(CommandError, match=r"brought NaN\. The engine is started again as it was configured"):
         await backend.obey("update_weights", path=new_weights(tmp_path))
     assert not backend.backend_ready_event.is_set()
     assert "brought NaN" in backend.failure

@@ -179,7 +179,7 @@ async def test_a_computation_without_end_is_a_hang(looptime: object) -> None:
 async def test_an_engine_that_computes_without_a_token_is_suspected_though_it_answers_probes(looptime: object) -> None:
     """And is lost when it has computed for ``busy_limit_s``."""
     news = News()
-    with pytest.raises(EngineError, match="has made no token of 3 requests for 90[01] s"):
+    with pytest.raises(EngineError, match=r"has made no token of 3 requests for 90[01] s"):
         await Monitor(Patient(answers_in_s=0.25, cores=1.0, requests=3), TIMEOUTS, news).run()
     assert [what for _, what in news.heard] == ["suspect"]
     assert 8 <= news.heard[0][0] <= 9
