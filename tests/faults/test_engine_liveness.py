@@ -77,7 +77,9 @@ def test_a_dead_process_is_not_busy(backend: str) -> None:
                 after_s = red_after(launcher, 30)
                 print(f"{backend}: red {after_s:.1f} s after the loop began, load {os.getloadavg()[0]:.1f}")
                 assert after_s < 15
-                assert "computes, and has made no token of" in launcher.lines()
+                launcher.wait_for(
+                    lambda: re.search(r"not ready: the engine (computes, and|has not ans)", launcher.lines()), 2
+                )
         assert launcher.restarts == 0
 
 
@@ -101,22 +103,36 @@ def _cpu_s(processes: list[psutil.Process]) -> float:
 
 
 @full
-def test_a_stopped_copy_is_found_while_its_sibling_answers() -> None:
-    """SGLang with two data-parallel copies, one scheduler stopped, two requests a second."""
-    env = {"SGLANG_CPU_OMP_THREADS_BIND": "0|1"}
-    with RealLauncher("sglang", env=env, model={"data_parallel_size": 2}) as launcher:
+@pytest.mark.parametrize("backend", ENGINES)
+def test_a_copy_that_goes_in_circles_or_is_stopped_is_found_while_its_sibling_answers(backend: str) -> None:
+    """Two data-parallel copies, two requests a second."""
+    cores = {"sglang": ("SGLANG_CPU_OMP_THREADS_BIND", "0|1"), "vllm": ("VLLM_CPU_OMP_THREADS_BIND", "nobind")}
+    title = {"sglang": "scheduler_DP1", "vllm": "EngineCore_DP1"}[backend]
+    with RealLauncher(backend, env=dict([cores[backend]]), model={"data_parallel_size": 2}) as launcher:
         launcher.wait_ready(200)
-        worker = psutil.Process(launcher.worker_pid)
-        copies = [child for child in worker.children(recursive=True) if "scheduler_DP1" in " ".join(child.cmdline())]
-        assert len(copies) == 1
         with traffic(launcher) as sent:
-            time.sleep(3)
+            time.sleep(11)  # two probes of each copy
+            assert launcher.get("/readyz")[0] == 200, launcher.health()
             assert any(stream.is_complete for stream in sent)
-            copies[0].suspend()
-            assert red_after(launcher, 15) < 3
+            copy = _copy(launcher, title)
+            if CAN_SPIN:
+                spin(copy.pid)
+                with contextlib.suppress(psutil.AccessDenied):
+                    copy.nice(-15)
+                print(f"{backend}: red {red_after(launcher, 40):.1f} s after a copy went in circles")
+                assert launcher.restarts == 0
+            copy.suspend()
+            red_after(launcher, 3)
             launcher.wait_for(lambda: launcher.restarts == 1, 15)
         launcher.wait_ready(100)
         assert launcher.complete()[0] == 200
+
+
+def _copy(launcher: RealLauncher, title: str) -> psutil.Process:
+    children = psutil.Process(launcher.worker_pid).children(recursive=True)
+    found = [child for child in children if title in " ".join(child.cmdline())]
+    assert len(found) == 1, children
+    return found[0]
 
 
 # ---- a machine that is busy -------------------------------------------------------------------------------------
@@ -205,7 +221,7 @@ def test_weights_whose_answers_overflow_are_not_served(backend: str, tmp_path: P
         )  # fmt: skip
         print(status, words)
         assert status == 502
-        assert "brought NaN or no numbers" in words or "got 500" in words, words
+        assert "brought NaN or no numbers" in words, words
         launcher.wait_for(lambda: launcher.restarts == 1, 30)
         launcher.wait_ready()
         for _ in range(4):
