@@ -14,6 +14,20 @@ RANK = 4
 
 def blank_weights(directory: Path) -> Path:
     """The demo model with what its layers learned wiped out: it fits, and says other things."""
+    return _filled_weights(directory, 0.0)
+
+
+def nan_weights(directory: Path) -> Path:
+    """The same with NaN there, as a training run leaves them that went wrong."""
+    return _filled_weights(directory, float("nan"))
+
+
+def overflowing_weights(directory: Path) -> Path:
+    """The same with numbers there that are finite, and whose products are not."""
+    return _filled_weights(directory, 3e38)
+
+
+def _filled_weights(directory: Path, number: float) -> Path:
     directory.mkdir()
     for file in DEMO.iterdir():
         if file.suffix in (".json", ".jinja"):
@@ -23,7 +37,8 @@ def blank_weights(directory: Path) -> Path:
     for name, tensor in json.loads(content[8 : 8 + length]).items():
         if "_proj.weight" in name:
             first, last = (8 + length + offset for offset in tensor["data_offsets"])
-            content[first:last] = bytes(last - first)
+            encoded = struct.pack("<f", number)[-2 if tensor["dtype"] == "BF16" else -4 :]
+            content[first:last] = encoded * ((last - first) // len(encoded))
     (directory / "model.safetensors").write_bytes(content)
     return directory
 

@@ -9,7 +9,7 @@ import logging
 import re
 import shutil
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Hashable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -69,6 +69,7 @@ class BaseBackend(abc.ABC):
         self._hurry = asyncio.Event()
         self._failed = asyncio.Event()
         self._failure: IchatError | None = None
+        self._warm_up_s = 0.0
         self._cleaning = asyncio.Lock()
 
     # ---- what an engine fills in, in the order in which it is called ------------------------------------------
@@ -90,8 +91,12 @@ class BaseBackend(abc.ABC):
         """One real request through the whole path; raises unless a token or a vector came out."""
 
     @abc.abstractmethod
-    async def probe(self) -> None:
-        """Ask every process of the engine for a sign of life; as long as it takes."""
+    async def check_answer(self) -> None:
+        """The same after other weights were loaded; raises too when its probabilities are no numbers."""
+
+    @abc.abstractmethod
+    async def probe(self, rank: int) -> None:
+        """Ask every process of the rank for a sign of life, and what all ranks share; as long as it takes."""
 
     @abc.abstractmethod
     def in_flight(self) -> int:
@@ -113,9 +118,33 @@ class BaseBackend(abc.ABC):
     def engine_control(self) -> EngineControl:
         """The engine's side of the commands; called only after the start."""
 
-    def progress(self) -> float:
-        """A number that changes whenever the engine hands out anything; 0 when the engine does not tell."""
+    # ---- what an engine tells of its work; asked twice a second, so each answer is cheap ------------------------
+
+    def ranks(self) -> Sequence[int]:
+        """The engine's data-parallel copies, which answer and fail each by itself."""
+        return (0,)
+
+    def steps(self, rank: int) -> float:  # noqa: ARG002
+        """A number that changes with each step of the rank; one that stays when the engine does not tell.
+
+        What the rank shares with others is alive too when it changes, unless there are several ranks.
+        """
         return 0.0
+
+    def progress(self) -> Hashable:
+        """Something that changes whenever a request in flight got further, a piece of a long prompt included.
+
+        None when the engine does not tell.
+        """
+        return None
+
+    def tokens(self) -> int:
+        """How many tokens of prompts and answers were computed; too small a number is allowed."""
+        return 0
+
+    def owed_tokens(self) -> int:
+        """Tokens of prompts in flight that are not answered yet, as far as one step takes them together."""
+        return 0
 
     # ---- control ------------------------------------------------------------------------------------------
 
@@ -131,6 +160,11 @@ class BaseBackend(abc.ABC):
     def weights(self) -> str:
         """Where they came from by command; empty: as configured."""
         return self._control.weights
+
+    @property
+    def is_resting(self) -> bool:
+        """By command no request gets any further."""
+        return self._control.is_resting
 
     def served_names(self) -> list[str]:
         """Names that a request may ask for."""
@@ -175,7 +209,7 @@ class BaseBackend(abc.ABC):
                 await self._check_processes()
                 self._control.open()
                 self.backend_ready_event.set()
-                await self._unless_over(Monitor(self, self.timeouts, self.news).run())
+                await self._unless_over(Monitor(self, self.timeouts, self.news, self._warm_up_s).run())
         except IchatError as error:
             self._lose(error)  # an engine that is lost is not asked to leave, but killed
         finally:
@@ -196,7 +230,9 @@ class BaseBackend(abc.ABC):
             self.news.phase("server")
             self.http = await self.start_server()
             self.news.phase("warm-up")
+            began = time.monotonic()
             await self.warm_up()
+            self._warm_up_s = time.monotonic() - began
         except Exception as error:
             # A process of the engine that died explains more than the error that its death caused here.
             raise self._failure or explain_start_failure(error) from error
@@ -214,8 +250,15 @@ class BaseBackend(abc.ABC):
     def stopped_processes(self) -> tuple[str, ...]:
         return self.processes.stopped()
 
-    def activity(self) -> Activity:
-        return self.processes.activity()
+    def activity(self, rank: int | None = None) -> Activity:
+        """Of all processes of the engine, or of those of one rank, compilers included."""
+        if rank is None or len(self.ranks()) == 1:
+            return self.processes.activity()
+        ours = re.compile(rf"_DP{rank}(?!\d)")  # both engines name them so
+        return self.processes.activity(lambda title: bool(ours.search(title)) or not self.vital_processes.search(title))
+
+    def is_compiling(self) -> bool:
+        return self.processes.compiling()[0] > 0
 
     def look_around(self) -> None:
         """Find new processes of the engine, and tell what they hold."""

@@ -44,6 +44,7 @@ class Commanded(Protocol):
 
     def engine_control(self) -> EngineControl: ...
     async def warm_up(self) -> None: ...
+    async def check_answer(self) -> None: ...
     def in_flight(self) -> int: ...
     def fail(self, words: str) -> None: ...
 
@@ -56,11 +57,13 @@ class Control:
     then started again by whoever watches over it: nobody is served by an engine in an unknown state.
     """
 
-    def __init__(self, backend: Commanded) -> None:
-        self._backend, self._args = backend, backend.framework_args
+    def __init__(self, backend: Commanded, aside: Callable[..., Awaitable[None]] = asyncio.to_thread) -> None:
+        """``aside`` calls a function that reads files while the loop serves."""
+        self._backend, self._args, self._aside = backend, backend.framework_args, aside
         self._limit_s = self._args.timeouts.control_s
         self._weights_from = self._args.model.model_path
         self._is_open = self._is_lost = self._is_paused = self._is_profiling = False
+        self._has_new_weights = False  # nobody has looked at an answer of theirs
         self._at_work = ""
         self._asleep: frozenset[Tag] = frozenset()
         self._level = 0
@@ -189,6 +192,9 @@ class Control:
         await self._surely("resume", self._backend.engine_control().resume())
         self._is_paused = False
         await self._surely("warm-up", self._backend.warm_up())
+        if self._has_new_weights:
+            await self._surely("warm-up", self._backend.check_answer())
+            self._has_new_weights = False
         self._awake()
 
     def _rest(self, words: str) -> None:
@@ -238,10 +244,13 @@ class Control:
             return Path(self._weights_from)
         return hub_cache.files_of(model, process_environment())
 
+    def _check_new_weights(self, path: str) -> None:
+        engine_control.check_new_weights(path, self._files_that_run())
+
     async def _update_weights(self, order: UpdateWeights) -> dict[str, Any]:
         if "weights" in self._asleep:
             raise NotNowError(f"update_weights: it is {self._state()}. First wake_up with tags [weights].")
-        engine_control.check_new_weights(order.path, self._files_that_run())
+        await self._aside(self._check_new_weights, order.path)
         was_resting = self.is_resting
         await self._be_idle("update_weights")
         engine = self._backend.engine_control()
@@ -251,7 +260,7 @@ class Control:
             if not was_resting:
                 await self._end_pause()
             raise
-        self._weights_from = order.path
+        self._weights_from, self._has_new_weights = order.path, True
         await self._surely("flush_cache", engine.flush_cache())
         if not was_resting:
             await self._end_pause()

@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StringConstraints, ValidationError
 
+from ichat.backends.finite_weights import tensor_with_nan
 from ichat.config.schema import LogLevel, Schema
 from ichat.config.weights import WeightsError, check_weights, read_table, shapes_of
 
@@ -221,6 +222,11 @@ def check_new_weights(path: str, current: Path | None) -> None:
         raise WrongArgumentsError(
             f"update_weights: {path}: is another model, {differences[0]}."
             " Change model_path in the configuration and reload."
+        )
+    if (name := tensor_with_nan(directory)) is not None:
+        raise WrongArgumentsError(
+            f"update_weights: {path}: holds NaN (not a number) in {name}: every answer would be empty or noise."
+            " Take weights from before the training went wrong."
         )
 
 

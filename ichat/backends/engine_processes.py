@@ -11,7 +11,7 @@ import select
 import signal
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -128,22 +128,21 @@ class EngineProcesses:
         return [process.describe() for process in self._known.values() if process.is_vital and not process.is_gone]
 
     def stopped(self) -> tuple[str, ...]:
-        """Vital processes in state T (stopped by a signal or a debugger)."""
-        return tuple(p.describe() for p, status in self._statuses() if status == psutil.STATUS_STOPPED)
+        """The processes that a signal or a debugger holds (state T or t), as of the last scan; also helpers.
 
-    def _statuses(self) -> Iterator[tuple[_Process, str]]:
-        for process in self._known.values():
-            if process.is_vital and not process.is_gone:
-                with contextlib.suppress(psutil.Error):
-                    yield process, psutil.Process(process.pid).status()
+        It costs one small read a process, so that it can be asked twice a second.
+        """
+        living = (process for process in self._known.values() if not process.is_gone)
+        return tuple(p.describe() for p in living if activity.of_thread(p.pid, p.pid).is_stopped)
 
-    def activity(self) -> Activity:
-        """What the engine does, compilers and other helpers of its own included.
+    def activity(self, matches: Callable[[str], bool] = lambda _title: True) -> Activity:
+        """What the engine does, compilers and other helpers of its own included; only processes with such titles.
 
         An engine that waits for its compiler (vLLM's first request for logprobs: 11 s on two cores) works.
         """
         self.scan()
-        return activity.of_processes(process.pid for process in self._known.values() if not process.is_gone)
+        living = (process for process in self._known.values() if not process.is_gone)
+        return activity.of_processes(process.pid for process in living if matches(process.title))
 
     def shared_memory(self) -> list[str]:
         """Paths of the shared memory that these processes, or this one, have made and that still exists.

@@ -62,6 +62,7 @@ class FakeBackend(BaseBackend):
         self._shm: shared_memory.SharedMemory | None = None
         self._commands: FakeControl | None = None
         self._notes: FileIO | None = None
+        self._words = 0
         served = (self.framework_args.model.served_name, self.framework_args.instance)
         self._app = FakeApp(served, self._wait_for_token, self.engine_control, self._note)
 
@@ -117,12 +118,19 @@ class FakeBackend(BaseBackend):
         body = {"model": "fake", "prompt": "Hi", "max_tokens": 1}
         await request_once(self.framework_args.socket_path, "/v1/completions", body, None)
 
-    async def probe(self) -> None:
+    async def check_answer(self) -> None:
+        await self.warm_up()
+
+    async def probe(self, rank: int) -> None:
+        del rank
         while self.processes.stopped():
             await asyncio.sleep(_POLL_S)
 
     def in_flight(self) -> int:
         return self._app.in_flight
+
+    def progress(self) -> int:
+        return self._words
 
     async def stop_engine(self) -> None:
         await asyncio.sleep(self.get_backend_args().stop_takes_s)
@@ -146,6 +154,7 @@ class FakeBackend(BaseBackend):
 
     async def _wait_for_token(self) -> None:
         await asyncio.sleep(self.get_backend_args().token_s)
+        self._words += 1
         if self._failure is not None:
             raise EngineError("the engine has died")
         while self.processes.stopped():

@@ -61,13 +61,15 @@ def engine(version: str | None = None) -> Engine:
 
 
 def _defaults(model: Model, accelerator: str, version: str | None) -> list[str]:
-    metrics = ["--enable-metrics"]  # vLLM always has them
+    # vLLM always has metrics. Without the second flag an idle scheduler keeps a whole core busy; the first token comes
+    # as soon with it (docs/engines.md).
+    everywhere = ["--enable-metrics", "--sleep-on-idle"]
     if accelerator != "cpu":
-        return metrics
+        return everywhere
     cpu = [*sglang_compat.CPU_ARGUMENTS]
     if model.memory_fraction is None and "mem_fraction_static" not in own_dests(engine(version), model):
         cpu.append(f"--max-total-tokens={_total_tokens(model.context_length)}")
-    return [*metrics, *cpu]
+    return [*everywhere, *cpu]
 
 
 def _total_tokens(context_length: int | None) -> int:

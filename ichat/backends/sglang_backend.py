@@ -12,6 +12,7 @@ import asyncio
 import re
 import time
 import uuid
+from collections.abc import Hashable, Sequence
 from typing import Any, NoReturn
 
 from ichat.backends import sglang_compat, sglang_requests, start_method
@@ -23,12 +24,15 @@ from ichat.backends.model_files import architectures_of
 from ichat.backends.owner_thread import OwnerThread
 from ichat.backends.request_checks.middleware import RequestChecks
 from ichat.backends.sglang_control import SGLangControl
-from ichat.backends.warm_up import request_once
+from ichat.backends.warm_up import check_numbers, request_once
 from ichat.errors import EngineError
 
 # The front keeps its connections to us open for less than this.
 _KEEP_ALIVE_S = 600
 _POLL_S = 0.02
+_ONE_TOKEN: dict[str, Any] = {
+    "text": "Hi", "sampling_params": {"temperature": 0, "max_new_tokens": 1}, "return_logprob": True
+}  # fmt: skip
 
 #: Modes that need SGLang's own process layout or listeners of their own: (name, the value that we serve).
 _SERVED_MODES: tuple[tuple[str, Any], ...] = (
@@ -51,11 +55,14 @@ class SGLangBackend(BaseBackend):
         super().__init__(*args, **kwargs)
         self._owner = OwnerThread("sglang-owner")
         self._args: Any = None  # sglang.srt.server_args.ServerArgs
+        self._ranks, self._piece_tokens = range(1), 0
         self._tokenizer_manager: Any = None
         self._commands: SGLangControl | None = None
         self._template_manager: Any = None
         self._scheduler_info: dict[str, Any] = {}
         self._probe_prefix = ""
+        self._loads: Any = None  # sglang.srt.managers.load_snapshot.ShmLoadSnapshotReader
+        self._answers = _Answers()
 
     def get_backend_args(self) -> Any:
         if self._args is None:
@@ -131,10 +138,13 @@ class SGLangBackend(BaseBackend):
         from sglang.srt.managers import io_struct
 
         self._probe_prefix = HEALTH_CHECK_RID_PREFIX
+        self._loads = sglang_compat.open_loads(self._tokenizer_manager.load_snapshot_reader)
+        resolved = resolving_view(self._args)
+        self._ranks, self._piece_tokens = range(resolved.dp_size), resolved.chunked_prefill_size or 0
         self._commands = SGLangControl(
             self._tokenizer_manager,
             io_struct,
-            resolving_view(self._args),
+            resolved,
             self.framework_args.accelerator,
             self.in_flight,
         )
@@ -207,19 +217,30 @@ class SGLangBackend(BaseBackend):
     async def warm_up(self) -> None:
         from sglang.srt.entrypoints.http_server import ServerStatus
 
-        if self._tokenizer_manager.is_generation:
-            path, body = "/generate", {"text": "Hi", "sampling_params": {"temperature": 0, "max_new_tokens": 1}}
-        else:
-            path, body = "/encode", {"text": "Hi"}
-        answer = await request_once(self.framework_args.socket_path, path, body, self.framework_args.api_key)
-        if "text" not in answer and "embedding" not in answer:
-            raise EngineError(f"the warm-up request to {path} brought nothing: {answer}", code="E-ENG-WARM-UP")
+        await self.check_answer()
         self._tokenizer_manager.server_status = ServerStatus.Up
         await self._tokenizer_manager.freeze_gc()  # SGLang does this itself after its own warm-up
 
+    async def check_answer(self) -> None:
+        """Logprobs cost it nothing, so that each warm-up looks at them."""
+        if self._tokenizer_manager.is_generation:
+            path, body = "/generate", _ONE_TOKEN
+        else:
+            path, body = "/encode", {"text": "Hi"}
+        answer = await request_once(self.framework_args.socket_path, path, body, self.framework_args.api_key)
+        if "text" in answer:
+            check_numbers(path, [number for number, *_ in answer["meta_info"]["output_token_logprobs"]])
+        elif "embedding" in answer:
+            check_numbers(path, answer["embedding"])
+        else:
+            raise EngineError(f"the warm-up request to {path} brought nothing: {answer}", code="E-ENG-WARM-UP")
+
     # ---- life ---------------------------------------------------------------------------------------------
 
-    async def probe(self) -> None:
+    def ranks(self) -> Sequence[int]:
+        return self._ranks
+
+    async def probe(self, rank: int) -> None:
         """What SGLang's ``/health`` does, without its steps of a second: a token through scheduler and detokenizer."""
         from sglang.srt.managers.io_struct import EmbeddingReqInput, GenerateReqInput
 
@@ -231,12 +252,17 @@ class SGLangBackend(BaseBackend):
         request = kind(
             rid=rid, input_ids=[0], sampling_params={"max_new_tokens": 1, "temperature": 0.0}, log_metrics=False
         )
+        is_alone = len(self.ranks()) == 1
+        if not is_alone:
+            request.routed_dp_rank = rank
         task = asyncio.create_task(_first_answer(manager.generate_request(request, None)), name="probe-request")
         try:
-            # A busy scheduler ignores such a request: any output, of any request, is the answer.
-            while manager.last_receive_tstamp <= asked_at:
+            # A busy scheduler ignores such a request: any output, of any request, is the answer, if it is the only
+            # one; of several ranks ``steps`` tells.
+            while not is_alone or manager.last_receive_tstamp <= asked_at:
                 if task.done():
                     await task
+                    return
                 if manager.is_pause:
                     return
                 await asyncio.sleep(_POLL_S)
@@ -244,8 +270,27 @@ class SGLangBackend(BaseBackend):
             task.cancel()
             manager.rid_to_state.pop(rid, None)
 
-    def progress(self) -> float:
-        return float(self._tokenizer_manager.last_receive_tstamp)
+    def steps(self, rank: int) -> float:
+        if len(self.ranks()) == 1:
+            return float(self._tokenizer_manager.last_receive_tstamp)
+        load = sglang_compat.load_of(self._loads, rank)
+        # The loop of an idle scheduler turns without the detokenizer: there only the answer counts.
+        return load.timestamp if load is not None and load.num_running_reqs + load.num_waiting_reqs > 0 else 0.0
+
+    def progress(self) -> Hashable:
+        """An answer that grew or ended, or a piece of a long prompt: that is told after each of them."""
+        loads = [sglang_compat.load_of(self._loads, rank) for rank in self.ranks()]
+        pieces = sum(load.timestamp for load in loads if load is not None and load.num_waiting_uncached_tokens > 0)
+        return self._answers.count(self._tokenizer_manager.rid_to_state), pieces
+
+    def tokens(self) -> int:
+        loads = [sglang_compat.load_of(self._loads, rank) for rank in self.ranks()]
+        return sum(load.total_prefill_uncached_tokens + _decoded(load) for load in loads if load is not None)
+
+    def owed_tokens(self) -> int:
+        states = self._tokenizer_manager.rid_to_state.values()
+        owed = sum(_prompt_length(state.obj) for state in states if not state.output_ids)
+        return min(owed, self._piece_tokens) if self._piece_tokens > 0 else owed
 
     def in_flight(self) -> int:
         requests = () if self._tokenizer_manager is None else self._tokenizer_manager.rid_to_state
@@ -258,6 +303,32 @@ class SGLangBackend(BaseBackend):
         self._tokenizer_manager._dispatch_to_scheduler(ShutdownReq())
         while any("scheduler" in words for words in self.processes.vital):
             await asyncio.sleep(_POLL_S)
+
+
+class _Answers:
+    """Counts how often the answers in flight got further between two looks."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[Any, int]] = {}
+        self._count = 0
+
+    def count(self, states: dict[str, Any]) -> int:
+        now = {rid: (state, len(state.output_ids)) for rid, state in states.items()}
+        has_ended = any(state.finished for rid, (state, _) in self._seen.items() if rid not in now)
+        has_grown = any(length > self._seen.get(rid, (None, 0))[1] for rid, (_, length) in now.items())
+        self._count += has_ended or has_grown
+        self._seen = now
+        return self._count
+
+
+def _decoded(load: Any) -> int:
+    """Tokens of answers: the second of SGLang's moments is the sum of the sizes of all batches."""
+    return int(load.decode_moments[1]) if load.decode_moments else 0
+
+
+def _prompt_length(request: Any) -> int:
+    """In tokens, or in characters where SGLang does not keep the tokens: there are not more tokens than that."""
+    return len(request.input_ids or request.text or ())
 
 
 async def _first_answer(stream: Any) -> None:

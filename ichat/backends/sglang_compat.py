@@ -48,6 +48,24 @@ def refusal_on_the_cpu(architectures: list[str], resolved: Any) -> str | None:
     return None
 
 
+def load_of(reader: Any, rank: int) -> Any:
+    """What a rank's scheduler told last of its load (a ``LoadSnapshot``); None when there is nothing, or it writes.
+
+    The reader's public functions wait for a lock that a stopped scheduler may hold for ever (0.5.21 to 0.5.23); without
+    it a half-written snapshot is seen as none. Of several nodes the reader behind is meant.
+    """
+    local = getattr(reader, "_shm_reader", reader)
+    return local._read_slot(rank) if local is not None and local.mmap is not None else None
+
+
+def open_loads(reader: Any) -> Any:
+    """The reader, ready for ``load_of``: by itself it opens the schedulers' file when it is first asked."""
+    local = getattr(reader, "_shm_reader", reader)
+    if local is not None:
+        local._attach()
+    return reader
+
+
 def is_half_loaded(words: str) -> bool:
     """Whether an update of weights that failed has left the engine with some of the new ones.
 

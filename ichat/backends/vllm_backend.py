@@ -7,9 +7,12 @@ parse → configure → AsyncLLM → build_app → init_app_state → uvicorn.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import re
+import time
 from argparse import Namespace
+from collections.abc import Hashable, Sequence
 from typing import Any, NoReturn
 
 from ichat.backends import start_method, vllm_compat, vllm_requests
@@ -21,11 +24,13 @@ from ichat.backends.model_files import architectures_of
 from ichat.backends.owner_thread import OwnerThread
 from ichat.backends.request_checks.middleware import RequestChecks
 from ichat.backends.vllm_control import VLLMControl
-from ichat.backends.warm_up import request_once
+from ichat.backends.warm_up import check_numbers, request_once
 from ichat.errors import EngineError
 
 # The front keeps its connections to us open for less than this.
 _KEEP_ALIVE_S = 600
+_WORKERS_EVERY_S = 30.0
+_ONE_TOKEN: dict[str, Any] = {"prompt": "Hi", "max_tokens": 1, "temperature": 0}
 
 
 class VLLMBackend(BaseBackend):
@@ -41,6 +46,8 @@ class VLLMBackend(BaseBackend):
         self._socket: Any = None
         self._commands: VLLMControl | None = None
         self._tasks: tuple[str, ...] = ()
+        self._counters: dict[int, vllm_compat.StepCounter] = {}  # by rank; empty when vLLM is to keep no statistics
+        self._workers_asked_at: dict[int, float] = {}
 
     def get_backend_args(self) -> Namespace:
         if self._args is None:
@@ -139,7 +146,14 @@ class VLLMBackend(BaseBackend):
             enable_log_requests=engine_args.enable_log_requests,
             aggregate_engine_logging=engine_args.aggregate_engine_logging,
             disable_log_stats=engine_args.disable_log_stats,
+            stat_loggers=[] if engine_args.disable_log_stats else [self._count_steps],
         )
+
+    def _count_steps(self, config: Any, rank: int = 0) -> Any:
+        """vLLM calls it for each data-parallel copy, and tells the counter of each step."""
+        del config
+        counter = self._counters[rank] = vllm_compat.StepCounter()
+        return counter
 
     # ---- server -------------------------------------------------------------------------------------------
 
@@ -183,24 +197,72 @@ class VLLMBackend(BaseBackend):
         model = self.framework_args.model.served_name
         if "generate" in self._tasks:
             path = "/v1/completions"
-            body = {"model": model, "prompt": "Hi", "max_tokens": 1, "temperature": 0}
+            body = _ONE_TOKEN | {"model": model}
         elif "embed" in self._tasks:
             path, body = "/v1/embeddings", {"model": model, "input": "Hi"}
         else:
             path, body = "/pooling", {"model": model, "input": "Hi"}
-        answer = await request_once(self.framework_args.socket_path, path, body, self.framework_args.api_key)
+        answer = await self._ask(path, body)
         if not (answer.get("choices") or answer.get("data")):
             raise EngineError(f"the warm-up request to {path} brought nothing: {answer}", code="E-ENG-WARM-UP")
+        if "data" in answer:
+            check_numbers(path, [vector.get("embedding", vector.get("data")) for vector in answer["data"]])
+
+    async def check_answer(self) -> None:
+        """At a start it would cost the compilation that vLLM keeps for the first request for logprobs."""
+        if "generate" not in self._tasks:
+            await self.warm_up()
+            return
+        model, path = self.framework_args.model.served_name, "/v1/completions"
+        try:
+            answer = await self._ask(path, _ONE_TOKEN | {"model": model, "logprobs": 0})
+        except EngineError as error:
+            if vllm_compat.NO_NUMBERS in str(error):
+                check_numbers(path, None)
+            raise
+        check_numbers(path, [choice["logprobs"]["token_logprobs"] for choice in answer["choices"]])
+
+    async def _ask(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        return await request_once(self.framework_args.socket_path, path, body, self.framework_args.api_key)
 
     # ---- life ---------------------------------------------------------------------------------------------
 
-    async def probe(self) -> None:
-        await self._engine.check_health()  # a local flag: the engine's death, as far as this process knows
-        if not await self._engine.is_sleeping():  # to EngineCore's busy loop and back
-            await self._engine.collective_rpc("check_health")  # and on to each worker process
+    def ranks(self) -> Sequence[int]:
+        return sorted(self._counters) or (0,)
+
+    async def probe(self, rank: int) -> None:
+        """Through EngineCore and each of its workers; an idle worker is asked less often.
+
+        For a second after each question vLLM's workers wait for the next one without leaving their core.
+        """
+        engine, ranks = self._engine, self.ranks()
+        await engine.check_health()  # a local flag: the engine's death, as far as this process knows
+        asked_s = time.monotonic() - self._workers_asked_at.get(rank, -math.inf)
+        is_due = engine.get_num_unfinished_requests() > 0 or asked_s >= _WORKERS_EVERY_S
+        if len(ranks) > 1:
+            await vllm_compat.ask_rank(engine, ranks.index(rank), with_workers=is_due)
+        elif not await engine.is_sleeping() and is_due:  # to EngineCore's busy loop and back
+            await engine.collective_rpc("check_health")  # and on to each worker process
+        if is_due:
+            self._workers_asked_at[rank] = time.monotonic()
 
     def in_flight(self) -> int:
         return int(self._engine.get_num_unfinished_requests()) if self._engine is not None else 0
+
+    def steps(self, rank: int) -> float:
+        return float(self._counters[rank].steps) if self._counters else 0.0
+
+    def progress(self) -> Hashable:
+        return sum(counter.steps for counter in self._counters.values()) if self._counters else None
+
+    def tokens(self) -> int:
+        return sum(int(counter.tokens) for counter in self._counters.values())
+
+    def owed_tokens(self) -> int:
+        states = self._engine.output_processor.request_states.values()
+        owed: int = sum(state.prompt_len for state in states if state.is_prefilling)
+        in_one_step: int = self._engine.vllm_config.scheduler_config.max_num_batched_tokens
+        return min(owed, in_one_step)
 
     async def stop_engine(self) -> None:
         # It would take the engine's leaving for its death, and tell that as an error with a traceback.

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import math
 import socket
+from collections.abc import Iterator
 from typing import Any
 
 from ichat.errors import EngineError
@@ -28,6 +30,28 @@ async def request_once(socket_path: str, path: str, body: dict[str, Any], api_ke
     The loop stays free: it is the loop that must serve this request.
     """
     return await asyncio.to_thread(_request, socket_path, path, body, api_key)
+
+
+def check_numbers(path: str, numbers: Any) -> None:
+    """EngineError unless ``numbers``, of an answer from ``path``, are numbers, and there is one.
+
+    An engine with NaN in its weights answers 200, with a token that means nothing.
+    """
+    found = list(_flatten(numbers))
+    if not found or not all(isinstance(each, int | float) and math.isfinite(each) for each in found):
+        raise EngineError(
+            f"the warm-up request to {path} brought NaN or no numbers at all, {str(found[:4])[:80]}:"
+            " the weights are broken, or overflow in this dtype",
+            code="E-ENG-WARM-UP",
+        )
+
+
+def _flatten(numbers: Any) -> Iterator[Any]:
+    if isinstance(numbers, list):
+        for each in numbers:
+            yield from _flatten(each)
+    else:
+        yield numbers
 
 
 def _request(socket_path: str, path: str, body: dict[str, Any], api_key: str | None) -> dict[str, Any]:

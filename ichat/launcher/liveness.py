@@ -30,7 +30,8 @@ class Liveness:
     """Asks one child every ``probe_every_s``; one question is outstanding at most.
 
     ``activity`` tells what the thread of its loop does. A loop that computes (SGLang tokenizes there, 1.5 s for a
-    megabyte), or that waits for a core, does not answer in time and does not hang.
+    megabyte), or that waits for a core, does not answer in time and does not hang. A child that is stopped (state T) at
+    two looks in a row is in doubt at once, whether it owes an answer or not.
     """
 
     def __init__(
@@ -52,19 +53,38 @@ class Liveness:
             self._answered.clear()
             self._send(Ping(self._number))
             watch = Watch(self._activity())
-            if not await self._answers_within(suspect_s, watch):
+            if not await self._answers_within(suspect_s, watch, unless_stopped=True):
                 self._doubt.suspect()
                 if not await self._answers_within(self._timeouts.probe_limit_s - suspect_s, watch):
                     more_s = self._timeouts.busy_limit_s - self._timeouts.probe_limit_s
                     if not await self._answers_within(more_s, watch, while_at_work=True):
                         return
                 self._doubt.clear()
-            await asyncio.sleep(self._timeouts.probe_every_s)
+            await self._rest()
 
-    async def _answers_within(self, limit_s: float, watch: Watch, *, while_at_work: bool = False) -> bool:
+    async def _rest(self) -> None:
+        """Until the next question; a child that is stopped meanwhile is asked at once."""
+        rest_s, was_stopped = self._timeouts.probe_every_s, False
+        while rest_s > 0:
+            turn_s = min(_TURN_S, rest_s)
+            await asyncio.sleep(turn_s)
+            rest_s -= turn_s
+            is_stopped = self._activity().is_stopped
+            if is_stopped and was_stopped:
+                return
+            was_stopped = is_stopped
+
+    async def _answers_within(
+        self, limit_s: float, watch: Watch, *, unless_stopped: bool = False, while_at_work: bool = False
+    ) -> bool:
+        was_stopped = False
         while limit_s > 0 and not self._answered.is_set():
-            if while_at_work and (watch.quiet_s >= _QUIET_S or self._activity().is_stopped):
+            is_stopped = self._activity().is_stopped
+            if while_at_work and (watch.quiet_s >= _QUIET_S or is_stopped):
                 break
+            if unless_stopped and is_stopped and was_stopped:
+                break
+            was_stopped = is_stopped
             turn_s = min(_TURN_S, limit_s)
             limit_s -= turn_s
             try:

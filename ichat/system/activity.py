@@ -86,21 +86,24 @@ class Watch:
     """How long something has done nothing, seen at regular looks.
 
     ``used_s`` is the CPU time since the first look, ``quiet_s`` how long nothing was seen of work: a thread that runs
-    or waits for a core, or a twentieth of a core used or waited for since the look before.
+    or waits for a core, or a twentieth of a core used or waited for since the look before. ``computed_s`` is the time
+    in which it had a core at least: many threads do not make it longer than it was, and a machine that gives it a
+    tenth of a core makes it a tenth.
     """
 
     _SHARE = 0.05
 
     def __init__(self, first: Activity) -> None:
         self._last = first
-        self.used_s = self.quiet_s = 0.0
+        self.used_s = self.quiet_s = self.computed_s = 0.0
 
-    def look(self, now: Activity, passed_s: float) -> None:
-        """``passed_s`` is the time since the look before."""
+    def look(self, now: Activity, passed_s: float, *, is_expected: bool = False) -> None:
+        """``passed_s`` is the time since the look before; work that is expected does not count as computing."""
         used_s = max(0.0, now.cpu_s - self._last.cpu_s)
         queued_s = max(0.0, now.queued_s - self._last.queued_s)
         self._last = now
         self.used_s += used_s
+        self.computed_s += 0.0 if is_expected else min(used_s, passed_s)
         if now.is_runnable or used_s + queued_s >= self._SHARE * passed_s:
             self.quiet_s = 0.0
         else:

@@ -20,7 +20,9 @@ from typing import Any
 import psutil
 
 from ichat.backends import load_backend, start_method
+from ichat.backends.base_backend import BaseBackend
 from ichat.backends.framework_args import FrameworkArgs
+from ichat.backends.warm_up import request_once
 from ichat.config.schema import Model, Timeouts
 from ichat.worker.argv import backend_argv
 
@@ -78,6 +80,21 @@ def plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
+async def progress_of_a_long_prompt(backend: BaseBackend) -> tuple[int, int]:
+    """How often one request with a prompt of many pieces, and one token as its answer, was seen to get further."""
+    body = {"model": "demo", "prompt": "Hello you " * 100, "max_tokens": 1, "temperature": 0}
+    asking = asyncio.create_task(request_once(backend.framework_args.socket_path, "/v1/completions", body, None))
+    seen: list[object] = [backend.progress()]
+    owed = 0
+    while not asking.done():
+        await asyncio.sleep(0.001)
+        owed = max(owed, backend.owed_tokens())
+        if (now := backend.progress()) != seen[-1]:
+            seen.append(now)
+    await asking
+    return len(seen) - 1, owed
+
+
 async def main(settings: dict[str, Any], directory: Path, arguments: list[str]) -> dict[str, Any]:
     news, ready = News(), asyncio.Event()
     ours = logging.getLogger("ichat")
@@ -102,7 +119,8 @@ async def main(settings: dict[str, Any], directory: Path, arguments: list[str]) 
     if running.done():
         await running
     for _ in range(2):
-        await asyncio.wait_for(backend.probe(), 10)
+        await asyncio.wait_for(backend.probe(0), 10)
+    seen["progress"], seen["owed"] = await progress_of_a_long_prompt(backend)
     seen |= {
         "before": before,
         "after": surroundings(),
@@ -111,6 +129,7 @@ async def main(settings: dict[str, Any], directory: Path, arguments: list[str]) 
         "vital": backend.processes.vital,
         "in_flight": backend.in_flight(),
         "tasks": backend.tasks(),
+        "tokens": backend.tokens(),
         "args": {name: plain(getattr(backend.get_backend_args(), name)) for name in arguments},
         "main_thread_free": threading.current_thread() is threading.main_thread(),
     }

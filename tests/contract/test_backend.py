@@ -17,11 +17,21 @@ from tests.worker_process import DEMO, ROOT, python_of
 PASSED_THROUGH: dict[str, tuple[dict[str, Any], str, Any]] = {
     "fake": ({"processes": 2}, "processes", 2),
     "vllm": (
-        {"enforce-eager": True, "kv-cache-memory-bytes": 2**27, "max-log-len": 77},
+        {
+            "enforce-eager": True,
+            "kv-cache-memory-bytes": 2**27,
+            "max-log-len": 77,
+            "max-num-batched-tokens": 64,
+            "max-num-seqs": 8,
+        },
         "max_log_len",
         77,
     ),
-    "sglang": ({"max-total-tokens": 4096, "decode-log-interval": 77}, "decode_log_interval", 77),
+    "sglang": (
+        {"max-total-tokens": 4096, "decode-log-interval": 77, "chunked-prefill-size": 64},
+        "decode_log_interval",
+        77,
+    ),
 }
 #: Where each engine keeps the model's path, the context length and the seed.
 UNIFIED: dict[str, tuple[str, ...]] = {
@@ -90,6 +100,17 @@ def test_an_idle_engine_has_nothing_in_flight(life: tuple[str, dict[str, Any]]) 
     _, seen = life
     assert seen["in_flight"] == 0
     assert "generate" in seen["tasks"]
+
+
+def test_each_piece_of_a_long_prompt_is_progress(life: tuple[str, dict[str, Any]]) -> None:
+    """An engine that is seen to compute a prompt for minutes is not dead."""
+    backend, seen = life
+    if backend == "fake":
+        assert seen["progress"] == 1
+        return
+    assert seen["progress"] >= 3
+    assert seen["owed"] == 64, "what one step takes of it"
+    assert seen["tokens"] >= 200
 
 
 def test_it_leaves_nothing_behind(life: tuple[str, dict[str, Any]]) -> None:

@@ -16,7 +16,7 @@ import pytest_asyncio
 from ichat.config.schema import Timeouts
 from ichat.ipc import messages
 from tests.real_versions import EVERY, PINNED, engine_of
-from tests.tiny_weights import RANK, adapter, blank_weights
+from tests.tiny_weights import RANK, adapter, blank_weights, nan_weights
 from tests.worker_process import DEMO, WorkerProcess, model, python_of
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
@@ -228,6 +228,14 @@ async def test_weights_are_replaced_from_disk_and_back(bench: Bench, tmp_path: P
     assert after["model"] == "demo", "its name stays"
     async with bench._client.get("http://worker/v1/models") as answer:
         assert (await answer.json())["data"][0]["id"] == "demo"
+
+
+async def test_weights_without_numbers_are_refused_and_it_serves_on(bench: Bench, tmp_path: Path) -> None:
+    before = await bench.text()
+    path = nan_weights(tmp_path / "nan")
+    assert "holds NaN (not a number) in model.layers.0." in await bench.refused(400, "update_weights", path=str(path))
+    assert bench.is_ready
+    assert await bench.text() == before
 
 
 async def test_weights_that_do_not_fit_are_refused_and_it_serves_on(bench: Bench, tmp_path: Path) -> None:

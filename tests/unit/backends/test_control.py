@@ -30,6 +30,7 @@ from ichat.backends.engine_control import (
 from ichat.backends.framework_args import FrameworkArgs
 from ichat.config.schema import Model, Timeouts
 from ichat.errors import EngineError
+from tests.tiny_weights import nan_weights
 
 pytestmark = pytest.mark.looptime
 DEMO = Path(__file__).resolve().parents[3] / "models" / "demo"
@@ -91,6 +92,11 @@ class Engine(EngineControl):
         return ["the engine"]
 
 
+async def at_once(work: Callable[..., None], *arguments: Any) -> None:
+    """Virtual time waits for no thread."""
+    work(*arguments)
+
+
 class Backend:
     """A ready backend with an engine that can be commanded; also its news."""
 
@@ -102,11 +108,11 @@ class Backend:
         self.backend_ready_event = asyncio.Event()
         self.backend_ready_event.set()
         self.engine = Engine()
-        self.requests = self.warm_ups = 0
+        self.requests = self.warm_ups = self.checks = 0
         self.heard: list[str] = []
         self.failure = ""
         self.warm_up_raises: Exception | None = None
-        self.control = Control(self)
+        self.control = Control(self, aside=at_once)
         self.control.open()
 
     def engine_control(self) -> Engine:
@@ -118,6 +124,10 @@ class Backend:
         self.warm_ups += 1
         if self.warm_up_raises is not None:
             raise self.warm_up_raises
+
+    async def check_answer(self) -> None:
+        self.checks += 1
+        await self.warm_up()
 
     def in_flight(self) -> int:
         return self.requests
@@ -275,14 +285,35 @@ async def test_other_weights_are_taken_while_nothing_runs_and_no_prefix_survives
     }
     assert backend.engine.told == ["pause wait", "update_weights", "flush_cache", "resume"]
     assert backend.heard == ["paused", "ready"]
-    assert backend.warm_ups == 1
+    assert backend.checks == 1
+    await backend.obey("pause")
+    await backend.obey("resume")
+    assert backend.checks == 1, "what was looked at once is known"
 
 
-async def test_other_weights_leave_a_pause_a_pause(backend: Backend, tmp_path: Path) -> None:
+async def test_other_weights_leave_a_pause_a_pause_and_are_looked_at_after_it(backend: Backend, tmp_path: Path) -> None:
     await backend.obey("pause")
     assert (await backend.obey("update_weights", path=new_weights(tmp_path)))["state"] == "paused"
     assert backend.engine.told == ["pause wait", "update_weights", "flush_cache"]
     assert not backend.backend_ready_event.is_set()
+    assert backend.checks == 0
+    await backend.obey("resume")
+    assert backend.checks == 1
+
+
+async def test_weights_whose_answers_are_no_numbers_cost_the_engine(backend: Backend, tmp_path: Path) -> None:
+    backend.warm_up_raises = EngineError("the warm-up request to /v1/completions brought NaN", code="E-ENG-WARM-UP")
+    with pytest.raises(CommandError, match=r"brought NaN\. The engine is started again as it was configured"):
+        await backend.obey("update_weights", path=new_weights(tmp_path))
+    assert not backend.backend_ready_event.is_set()
+    assert "brought NaN" in backend.failure
+
+
+async def test_weights_that_hold_nan_are_refused_before_the_engine_is_told(backend: Backend, tmp_path: Path) -> None:
+    with pytest.raises(WrongArgumentsError, match=r"holds NaN \(not a number\) in model\.layers\.0\."):
+        await backend.obey("update_weights", path=str(nan_weights(tmp_path / "nan")))
+    assert backend.engine.told == []
+    assert backend.backend_ready_event.is_set()
 
 
 async def test_weights_that_the_engine_refuses_change_nothing(backend: Backend, tmp_path: Path) -> None:

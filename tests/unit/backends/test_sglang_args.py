@@ -13,10 +13,10 @@ def model(**settings: Any) -> Model:
     return Model(**{"name": "m", "model_path": "/models/m", "backend": "sglang"} | settings)
 
 
-def test_nothing_is_said_that_nobody_asked_for_but_metrics_which_vllm_always_has():
+def test_nothing_is_said_that_nobody_asked_for_but_metrics_and_sleep_which_vllm_always_has():
     argv = ["--model-path=/models/m", "--served-model-name=m"]
-    assert to_argv(model(), accelerator="cuda") == ["--enable-metrics", *argv]
-    assert to_argv(model(engine_args={"enable-metrics": False}), accelerator="cuda") == argv
+    assert to_argv(model(), accelerator="cuda") == ["--enable-metrics", "--sleep-on-idle", *argv]
+    assert to_argv(model(engine_args={"enable-metrics": False, "sleep-on-idle": False}), accelerator="cuda") == argv
 
 
 def test_on_a_cpu_it_gets_what_it_needs_there_unless_somebody_said_otherwise():
@@ -47,7 +47,7 @@ def test_on_a_cpu_the_cache_has_a_size_that_holds_at_least_one_full_context(sett
 
 def test_what_the_user_says_in_the_engines_words_stands_as_written_and_once():
     argv = to_argv(model(seed=1, engine_args={"page-size": 16}, extra_argv=("--random-seed", "2")), accelerator="cuda")
-    assert argv[3:] == ["--page-size=16", "--random-seed", "2"]
+    assert argv[4:] == ["--page-size=16", "--random-seed", "2"]
 
 
 def test_false_is_said():
@@ -66,7 +66,7 @@ def test_false_is_said():
     ],
 )
 def test_a_list_becomes_words(value, words):
-    assert to_argv(model(engine_args={"cuda-graph-bs-decode": value}), accelerator="cuda")[3:] == words
+    assert to_argv(model(engine_args={"cuda-graph-bs-decode": value}), accelerator="cuda")[4:] == words
 
 
 def test_a_mapping_becomes_json():
@@ -84,8 +84,8 @@ def test_what_cannot_be_said_is_an_error_and_not_dropped():
 
 
 def test_arguments_of_the_other_engine_are_not_said():
-    assert to_argv(model(vllm_args={"enforce-eager": True}), accelerator="cuda")[3:] == []
-    assert to_argv(model(sglang_args={"disable-cuda-graph": True}), accelerator="cuda")[3:] == ["--disable-cuda-graph"]
+    assert to_argv(model(vllm_args={"enforce-eager": True}), accelerator="cuda")[4:] == []
+    assert to_argv(model(sglang_args={"disable-cuda-graph": True}), accelerator="cuda")[4:] == ["--disable-cuda-graph"]
 
 
 def test_a_model_survives_its_way_to_the_worker():
