@@ -1,23 +1,27 @@
-"""A library to link against in place of the driver's `libcuda.so.1`, which only a machine with a GPU has.
+"""A library in place of the driver's `libcuda.so.1`, which only a machine with a GPU has, to link against or to import.
 
 NVIDIA's toolkit ships such a stub; the toolkit as Python packages does not. A linker reads from it which functions
 there are, and the name under which the real library is to be loaded. Where that lies is then the loader's matter alone:
-in /usr/lib/x86_64-linux-gnu, or in /usr/local/nvidia/lib64 as on GKE.
+in /usr/lib/x86_64-linux-gnu, or in /usr/local/nvidia/lib64 as on GKE. And what is linked to the driver can be imported
+on a machine that has none.
 """
 
+import platform
 import re
 import struct
-from collections.abc import Iterable, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 SONAME = "libcuda.so.1"
 #: What every function answers if the stub itself is loaded: CUDA_ERROR_STUB_LIBRARY.
 STUB_LIBRARY = 34
-# Machine → its number in ELF, and its code for `return 34`.
-_MACHINES = {
-    "x86_64": (62, bytes.fromhex("b822000000c3")),
-    "aarch64": (183, struct.pack("<II", 0x52800000 | STUB_LIBRARY << 5, 0xD65F03C0)),
-}
+#: What every function answers where a library is imported without a GPU: CUDA_ERROR_NO_DEVICE.
+NO_DEVICE = 100
+# Machine → its number in ELF.
+_MACHINES = {"x86_64": 62, "aarch64": 183}
 _PAGE_BYTES = 0x10000  # the largest of both machines
 _HEADER_BYTES, _SEGMENT_BYTES, _SECTION_BYTES, _SYMBOL_BYTES = 64, 56, 64, 24
 _GLOBAL_FUNCTION = 0x12
@@ -42,9 +46,21 @@ class _Section(NamedTuple):
     entry_bytes: int = 0
 
 
-def stub_library(functions: Sequence[str], machine: str) -> bytes:
-    """An ELF shared library whose functions all answer STUB_LIBRARY. Raises KeyError for a machine it cannot do."""
-    number, code = _MACHINES[machine]
+@contextmanager
+def stand_in_driver(header: Path) -> Iterator[Path]:
+    """A directory for LD_LIBRARY_PATH with a driver that has no device, made from the machine's `cuda.h`.
+
+    It is gone afterwards: a real driver must never find it before itself.
+    """
+    with tempfile.TemporaryDirectory(prefix="ichat-driver-") as name:
+        functions = driver_functions(header.read_text())
+        (Path(name) / SONAME).write_bytes(stub_library(functions, platform.machine(), NO_DEVICE))
+        yield Path(name)
+
+
+def stub_library(functions: Sequence[str], machine: str, answer: int = STUB_LIBRARY) -> bytes:
+    """An ELF shared library whose functions all give one answer. Raises KeyError for a machine it cannot do."""
+    number, code = _MACHINES[machine], _return_code(machine, answer)
     names, offsets = _string_table((SONAME, *functions))
     buckets = _hash_table(functions)
     # In the file, and in memory: headers, symbols, their names, their hashes, what the loader reads; then the code.
@@ -72,6 +88,13 @@ def stub_library(functions: Sequence[str], machine: str) -> bytes:
         (2, _READ | _WRITE, dynamic_at, len(dynamic), 8),
     ]
     return _write(number, segments, sections)
+
+
+def _return_code(machine: str, answer: int) -> bytes:
+    """Machine code of `return answer;`."""
+    if machine == "x86_64":
+        return b"\xb8" + struct.pack("<I", answer) + b"\xc3"
+    return struct.pack("<II", 0x52800000 | answer << 5, 0xD65F03C0)
 
 
 def _write(machine: int, segments: Sequence[tuple[int, ...]], sections: list[_Section]) -> bytes:

@@ -11,8 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 from building import Say, SetupError, UnavailableError, only_one
-from driver import stub_driver
-from driver_stub import driver_functions, stub_library
+from driver_stub import driver_functions, stand_in_driver, stub_library
 from versions import LOCKS, ROOT
 
 TOOLS = ROOT / ".tools"
@@ -72,7 +71,7 @@ class Uv:
 
     def check(self, environment: Path, statement: str) -> None:
         header = next(environment.glob("lib/python3*/site-packages/nvidia/cu1*/include/cuda.h"))
-        with stub_driver(header) as driver:
+        with stand_in_driver(header) as driver:
             places = f"{driver}:{os.environ.get('LD_LIBRARY_PATH', '')}".rstrip(":")
             variables = {"LD_LIBRARY_PATH": places, "CUDA_HOME": str(header.parents[1])}
             # Not with -I, as everywhere else: an engine is not run with it either.

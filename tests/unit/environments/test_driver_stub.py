@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from driver_stub import SONAME, STUB_LIBRARY, driver_functions, stub_library
+from driver_stub import NO_DEVICE, SONAME, STUB_LIBRARY, driver_functions, stand_in_driver, stub_library
 
 HEADER = """
 #define cuMemAlloc cuMemAlloc_v2
@@ -36,6 +36,14 @@ def test_every_function_of_the_stub_says_that_it_is_one(tmp_path: Path) -> None:
     library = ctypes.CDLL(str(tmp_path / SONAME))
     assert {getattr(library, name)() for name in names} == {STUB_LIBRARY}
     assert not hasattr(library, "cuFunction700")
+
+
+def test_a_stand_in_for_the_driver_has_no_device_and_is_gone_after_the_check(tmp_path: Path) -> None:
+    (tmp_path / "cuda.h").write_text(HEADER)
+    with stand_in_driver(tmp_path / "cuda.h") as folder:
+        driver = ctypes.CDLL(str(folder / SONAME))
+        assert {driver.cuInit(0), driver.cuMemAlloc_v2(), driver.cuMemAlloc()} == {NO_DEVICE}
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize(("machine", "number"), [("x86_64", 62), ("aarch64", 183)])

@@ -1,12 +1,10 @@
 """Extras are asked for by name, locked upon an engine's own lock, and told to the one who starts the engine."""
 
-import shutil
 from pathlib import Path
 
 import pytest
 
 from building import SetupError, Site, set_up
-from driver import stub_driver, stub_source
 from extras import EXTRAS, wanted_extras
 from locking import REQUIREMENTS, locked_in
 from recipes import LOCKS, Recipe, extra_lock, recipes_for
@@ -95,20 +93,6 @@ def test_an_extra_that_does_not_import_ends_the_build_with_its_name(tmp_path: Pa
     with pytest.raises(SetupError, match=r"EXTRAS=mooncake: installed, but `from mooncake.*libibverbs.so.1 is missing"):
         set_up(Site(tmp_path / "envs"), {"a": (recipe,)}, installer, lambda line: None)
     assert not (tmp_path / "envs" / "a").exists()
-
-
-def test_a_stand_in_for_the_driver_has_its_functions_under_both_names() -> None:
-    header = "CUresult CUDAAPI cuInit(unsigned int Flags);\n#define cuMemFree   cuMemFree_v2\ntypedef int CUresult;\n"
-    assert stub_source(header) == "int cuInit(void) { return 100; }\nint cuMemFree_v2(void) { return 100; }\n"
-
-
-@pytest.mark.skipif(not shutil.which("gcc"), reason="there is no compiler")
-def test_the_stand_in_is_gone_after_the_check(tmp_path: Path) -> None:
-    header = tmp_path / "cuda.h"
-    header.write_text("CUresult cuInit(unsigned int Flags);\n")
-    with stub_driver(header) as folder:
-        assert (folder / "libcuda.so.1").exists()
-    assert not folder.exists()
 
 
 def test_deep_gemm_finds_tritons_cuobjdump_beside_nvcc(tmp_path: Path) -> None:
