@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 from ichat.config.engine import Engine
 from ichat.config.flags import Argument, Catalogue
@@ -26,20 +27,23 @@ def read_command_line(tokens: Sequence[str], engine: Engine | None) -> CommandLi
     """``engine`` None: the backend is unknown or has no command line of its own; then every other flag is unknown."""
     found = CommandLine()
     for argument in split(tokens, engine):
-        if argument.flag is None or argument.word not in _spelled():
+        if argument.flag is None or (path := _own_paths().get(argument.flag.spellings)) is None:
             found.arguments.append(argument)
         else:
-            _take(found, argument, words()[_spelled()[argument.word]])
+            _take(found, argument, path)
     return found
 
 
 def split(tokens: Sequence[str], engine: Engine | None) -> Iterator[Argument]:
-    """Every token in exactly one argument. Where a word is both ours and the engine's, it is ours."""
+    """Every token in exactly one argument. Where a word is both ours and the engine's, it is ours.
+
+    ichat's own words may be cut short at a dash, as those of the engines may.
+    """
     theirs = engine.catalogue.flags if engine else ()
     catalogue = Catalogue(engine.name if engine else "ichat", "", (*theirs, *own_flags()))
     for argument in catalogue.split(tokens):
-        word = argument.word.replace("_", "-") if argument.word.startswith("--") else argument.word
-        yield replace(argument, word=word) if word in _spelled() else argument
+        is_ours = argument.flag is not None and argument.flag.spellings in _own_paths()
+        yield replace(argument, word=argument.word.replace("_", "-")) if is_ours else argument
 
 
 def peek(tokens: Sequence[str], word: str) -> str | None:
@@ -51,9 +55,10 @@ def peek(tokens: Sequence[str], word: str) -> str | None:
     return None
 
 
-def _spelled() -> dict[str, str]:
-    """Every spelling of ichat's own words, and the word."""
-    return {spelling: flag.word for flag in own_flags() for spelling in flag.spellings}
+@cache
+def _own_paths() -> dict[tuple[str, ...], Path]:
+    """The setting of each of ichat's own flags, by the flag's spellings."""
+    return {flag.spellings: words()[flag.word] for flag in own_flags()}
 
 
 def _take(found: CommandLine, argument: Argument, path: Path) -> None:

@@ -55,7 +55,7 @@ class Reader:
         found = EngineWords()
         for argument in arguments:
             place = given(argument)
-            if argument.flag is None:
+            if argument.flag is None or self._is_gone(argument.word):
                 found.problems.append(self._unknown(argument.word, place))
             elif problem := self._refused(argument.flag, argument.wrong or wrong_character(argument.values), place):
                 found.problems.append(problem)
@@ -84,6 +84,10 @@ class Reader:
                 found.dests[flag.key] = flag.dest
                 found.givens[flag.dest] = place
         return found
+
+    def _is_gone(self, word: str) -> bool:
+        """Also where it is the beginning of another flag, which somebody who knows the old one does not mean."""
+        return word in self.engine.gone and word not in self.engine.catalogue.by_spelling
 
     def _keep(self, found: EngineWords, argument: Argument, place: Given) -> None:
         """Keep an argument verbatim; the same flag twice with different values is a contradiction."""
@@ -141,7 +145,9 @@ class Reader:
     def _unknown(self, word: str, place: Given, *, is_key: bool = False) -> Problem:
         if not word.startswith("-"):
             return place.problem(f'the word "{word}" belongs to no flag. {_stray(word)}', "E-USAGE")
-        message = f"{self.engine.version} has no flag {word}; {self._advice(word, is_key=is_key)}"
+        advice = self.engine.gone.get("--" + word.lstrip("-").replace("_", "-"))
+        advice = f"{advice}." if advice else self._advice(word, is_key=is_key)
+        message = f"{self.engine.version} has no flag {word}; {advice}"
         return place.problem(message, "E-CFG-UNKNOWN-FLAG")
 
     def _advice(self, word: str, *, is_key: bool) -> str:
@@ -177,7 +183,13 @@ def _nearest_own(word: str) -> str | None:
 
 
 def _closest(word: str, *found: str | None) -> str | None:
-    return min((w for w in found if w), key=lambda w: slips(word, w), default=None)
+    meant = (w for w in found if w and (_negates(w) == _negates(word) or slips(word, w) == 1))
+    return min(meant, key=lambda w: slips(word, w), default=None)
+
+
+def _negates(word: str) -> bool:
+    """Whether a flag says no: a hint must never be the opposite of what was typed."""
+    return word.startswith(("--no-", "--disable-"))
 
 
 def _wrong(flag: Flag, value: Any) -> str | None:

@@ -50,7 +50,8 @@ class ModelResolver:
         self.problems += merged.problems
         values = {key: value for key, value in merged.values.items() if key in ModelSettings.model_fields}
         path = self._path(key, values, merged)
-        named = self._name(key if given_name is None else given_name, values.get("model_path"))
+        given_name = key if given_name is None else given_name
+        named = self._name(given_name, values.get("model_path"), merged.givens.get("model_path"))
         if path is None or self.problems:
             return None
         values |= {"model_path": path, "backend": backend} | self._absolute(values)
@@ -84,6 +85,9 @@ class ModelResolver:
             self.problems += problems
             path = values["model_path"] = found.get("model_path", DEMO)
             merged.givens["model_path"] = fall_back
+        if path is not None and path.startswith(("http://", "https://")):
+            self.problems.append(merged.givens["model_path"].problem(_no_address(path)))
+            return None
         if path is not None and path != DEMO:
             return self.sources.local_path(path) or path
         if path is None and key is not None and _text(key) != DEMO:
@@ -96,20 +100,26 @@ class ModelResolver:
         self.problems.append(Problem("E-CFG-MISSING", "the demo model", message))
         return None
 
-    def _name(self, given: Given | None, path: str | None) -> str:
+    def _name(self, given: Given | None, path: str | None, place: Given | None) -> str:
         """As given, else after the path."""
         if given is None:
-            return _name_of(path) if path and path != DEMO else DEMO
+            return self._derived_name(path, place) if path and path != DEMO else DEMO
         text = _text(given)
         if path is None and "/" in text:
             message = f'names the model; "{text}" looks like a path, and that is --model-path or ICHAT_MODEL_PATH.'
             self.problems.append(given.problem(message))
-        try:
-            Model(name=text, model_path="x")
-        except ValueError:
+        if not _is_name(text):
             expected = kinds(ModelSettings)["served_model_name"].expected
             self.problems.append(given.problem(f'expected {expected}, found "{text}".'))
         return text
+
+    def _derived_name(self, path: str, place: Given | None) -> str:
+        """After the path; it is a problem where no name can be made of it."""
+        name = _name_of(path)
+        if place is not None and not _is_name(name):
+            message = f'"{path}" is neither a directory here nor a Hugging Face repository (ORG/NAME).'
+            self.problems.append(place.problem(message))
+        return name
 
     def _absolute(self, values: dict[str, Any]) -> dict[str, Any]:
         """Local paths made absolute: a worker runs elsewhere."""
@@ -176,6 +186,22 @@ def _own(values: Mapping[str, Any], engine: Engine | None) -> dict[str, Any]:
 
 def _text(given: Given) -> str:
     return given.raw.text if isinstance(given.raw, Scalar) else str(given.raw)
+
+
+def _no_address(url: str) -> str:
+    """What to name instead of a page of the hub."""
+    owner, _, rest = url.partition("://")[2].partition("/")[2].partition("/")
+    repository = rest.partition("/")[0].partition("?")[0]
+    meant = f"; you probably mean {owner}/{repository}" if owner and repository else ""
+    return f'"{url}" is an address, and a model of the hub is named as ORG/NAME{meant}.'
+
+
+def _is_name(text: str) -> bool:
+    try:
+        Model(name=text, model_path="x")
+    except ValueError:
+        return False
+    return True
 
 
 def _name_of(path: str) -> str:

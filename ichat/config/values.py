@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from ichat.config.characters import wrong_character, wrong_line
+from ichat.config.characters import surrounded, wrong_character, wrong_line
 from ichat.config.document import Mapping, Node, Scalar, Sequence
 from ichat.config.flags import WrongValueError
 from ichat.config.kinds import Kind, kinds
@@ -87,6 +87,9 @@ def read(kind: Kind, raw: Node | str | list[str] | bool) -> Any:
         raise WrongValueError(f"{wrong}; it must hold the secret and no more.")
     if wrong := wrong_character(value):
         raise WrongValueError(f"{wrong}. Remove it.")
+    # In a template it may be meant.
+    if not kind.is_secret and isinstance(value, str) and "{" not in value and (wrong := surrounded(value)):
+        raise WrongValueError(f"{_literal(value)} {wrong}.")
     return value
 
 
