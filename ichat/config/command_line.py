@@ -8,7 +8,7 @@ from functools import cache
 
 from ichat.config.engine import Engine
 from ichat.config.flags import Argument, Catalogue
-from ichat.config.names import Path, kind_word, own_flags, words
+from ichat.config.names import SEVERAL, Path, kind_word, own_flags, words
 from ichat.config.secrets import mask
 from ichat.config.values import Given, Layer
 from ichat.errors import Problem
@@ -64,6 +64,8 @@ def _own_paths() -> dict[tuple[str, ...], Path]:
 def _take(found: CommandLine, argument: Argument, path: Path) -> None:
     flag = argument.flag
     assert flag is not None
+    if path in SEVERAL and len(argument.values) > 1:
+        argument = _take_several(found, argument, path)
     given = Given(_raw(argument, path), argument.word, Layer.COMMAND_LINE)
     before = found.givens.get(path)
     if argument.wrong and not (kind_word(path) == "bool" and argument.values):
@@ -73,6 +75,18 @@ def _take(found: CommandLine, argument: Argument, path: Path) -> None:
         found.problems.append(given.problem(message, "E-CFG-DUPLICATE"))
     else:
         found.givens[path] = given
+
+
+def _take_several(found: CommandLine, argument: Argument, path: Path) -> Argument:
+    """The argument with its first value; the others are further names, or a problem where they are keys."""
+    first, *others = argument.values
+    given = Given(others, argument.word, Layer.COMMAND_LINE)
+    if path == ("model", "served_model_name"):
+        found.givens[("model", "aliases")] = given
+    else:
+        message = "takes one key. Give further ones with a name each: server.api_keys in the configuration file."
+        found.problems.append(given.problem(message, "E-USAGE"))
+    return replace(argument, values=(first,))
 
 
 def _raw(argument: Argument, path: Path) -> str | list[str] | bool:

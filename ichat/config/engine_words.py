@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ichat.config.characters import wrong_character
+from ichat.config.characters import surrounded, wrong_character
 from ichat.config.engine import Engine
 from ichat.config.flags import Argument, Flag, WrongValueError
 from ichat.config.kinds import kinds
@@ -57,7 +57,7 @@ class Reader:
             place = given(argument)
             if argument.flag is None or self._is_gone(argument.word):
                 found.problems.append(self._unknown(argument.word, place))
-            elif problem := self._refused(argument.flag, argument.wrong or wrong_character(argument.values), place):
+            elif problem := self._refused(argument.flag, argument.wrong or _odd(self.engine, argument), place):
                 found.problems.append(problem)
             elif settings := self._as_settings(argument, place):
                 found.settings += settings
@@ -176,6 +176,16 @@ class Reader:
         if equal := other.equivalents.get(flag.word):
             return f"it is a flag of {other.version}; {self.engine.title} has {equal}."
         return f"it is a flag of {other.version}." if word in flag.spellings else None
+
+
+def _odd(engine: Engine, argument: Argument) -> str | None:
+    """What is wrong with the characters of an argument's values; around those of a unified argument, too."""
+    if wrong := wrong_character(argument.values):
+        return wrong
+    is_unified = argument.flag is not None and engine.word_of(argument.flag) is not None and "." not in argument.word
+    around = (surrounded(value) for value in argument.values if "{" not in value) if is_unified else ()
+    found = next(filter(None, around), None)
+    return f"has a value that {found}" if found else None
 
 
 def _nearest_own(word: str) -> str | None:

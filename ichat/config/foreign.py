@@ -14,8 +14,8 @@ from ichat.errors import Problem
 _ENGINES_OWN = re.compile(r"(VLLM|SGLANG|SGL|FLASHINFER|TORCH|TORCHINDUCTOR|TRITON|NCCL|CUDA|OMP|HF|TRANSFORMERS)_")
 #: Kubernetes makes such a variable of a Service that is called like the engine: VLLM_PORT=tcp://10.0.0.1:80.
 _SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://")
-#: Empty, this one has a meaning: no GPU.
-_MEANT_EMPTY = ("CUDA_VISIBLE_DEVICES",)
+#: Empty, these have a meaning: no GPU, no plugin.
+_MEANT_EMPTY = ("CUDA_VISIBLE_DEVICES", "VLLM_PLUGINS", "SGLANG_PLUGINS")
 #: Name the model, or its port, in other images.
 _OF_OTHER_IMAGES = ("MODEL", "MODEL_NAME", "MODEL_PATH", "MODEL_DIR", "MAX_MODEL_LEN", "NUM_SHARD", "PORT")
 

@@ -11,10 +11,10 @@ from ichat.config.document import Scalar
 from ichat.config.engine import Engine
 from ichat.config.flags import WrongValueError
 from ichat.config.gpus import place
-from ichat.config.kinds import kinds
+from ichat.config.kinds import NAME, kinds
 from ichat.config.merge import Merged, Rank, merge
 from ichat.config.ranks import RankReader
-from ichat.config.schema import Model, ModelSettings
+from ichat.config.schema import Model, ModelSettings, adapter_text
 from ichat.config.sources import Sources
 from ichat.config.values import Given, Layer, read, read_section
 from ichat.config.variables import FALL_BACKS
@@ -49,6 +49,8 @@ class ModelResolver:
             merged = merge([self._demo_rank(engine), *ranks], engine)
         self.problems += merged.problems
         values = {key: value for key, value in merged.values.items() if key in ModelSettings.model_fields}
+        if "lora_paths" in values:
+            values["lora_paths"] = tuple(str(adapter_text(entry)) for entry in values["lora_paths"])
         path = self._path(key, values, merged)
         given_name = key if given_name is None else given_name
         named = self._name(given_name, values.get("model_path"), merged.givens.get("model_path"))
@@ -109,8 +111,7 @@ class ModelResolver:
             message = f'names the model; "{text}" looks like a path, and that is --model-path or ICHAT_MODEL_PATH.'
             self.problems.append(given.problem(message))
         if not _is_name(text):
-            expected = kinds(ModelSettings)["served_model_name"].expected
-            self.problems.append(given.problem(f'expected {expected}, found "{text}".'))
+            self.problems.append(given.problem(f'expected {NAME}, found "{text}".'))
         return text
 
     def _derived_name(self, path: str, place: Given | None) -> str:

@@ -210,3 +210,43 @@ def test_a_hint_is_never_the_opposite(refuse):
                 continue
             (problem,) = refuse("--model-path=org/m", "--backend", backend, opposite)
             assert f"did you mean {flag.word}?" not in problem.message
+
+
+def test_several_names_in_one_flag_are_the_name_and_its_aliases(configure, lines):
+    for backend in ("vllm", "sglang"):
+        model = configure(
+            "--backend", backend, "--model-path=a/b", "--served-model-name", "/m/x", "千问", "z"
+        ).settings.models[0]
+        assert (model.served_model_name, model.aliases) == ("/m/x", ("千问", "z"))
+    assert lines("--model-path=a/b", "--api-key", "a", "b") == [
+        "--api-key: takes one key. Give further ones with a name each: server.api_keys in the configuration file."
+    ]
+
+
+@pytest.mark.parametrize("name", ["/models/x", "千问", "a|b", "*x"])
+def test_clients_may_ask_for_any_name_without_blanks(name, configure):
+    assert configure("--model-path=a/b", "--served-model-name", name).settings.models[0].served_name == name
+
+
+@pytest.mark.parametrize("adapter", ["{name: x, path: /p}", '\'{"name": "x", "path": "/p"}\'', "x=/p"])
+def test_adapters_are_taken_in_each_form(adapter, configure):
+    resolved = configure(yaml=f"models: {{m: {{model_path: a/b, lora_paths: [{adapter}]}}}}")
+    assert resolved.settings.models[0].lora_paths == ("x=/p",)
+    json_text = configure("--model-path=a/b", "--lora-modules", '{"name": "x", "path": "/p"}', "y=/q")
+    assert json_text.settings.models[0].lora_paths == ("x=/p", "y=/q")
+
+
+@pytest.mark.parametrize(
+    ("entry", "found"), [("{name: x}", "no text"), ("{name: x, path: /p, base_model_name: y}", "no text"), ("3", "3")]
+)
+def test_the_wrong_entry_of_a_list_is_told(entry, found, lines):
+    (line,) = lines(yaml=f"models: {{m: {{model_path: a/b, lora_paths: [x=/p, {entry}]}}}}")
+    assert f"lora_paths: entry 2 of the list does not fit: found {found}, expected adapters to load" in line
+
+
+@pytest.mark.parametrize("backend", ["vllm", "sglang"])
+def test_quotes_around_a_value_in_the_engines_own_words_are_told(backend, refuse):
+    word = "--model" if backend == "vllm" else "--model-path"
+    for text in ('"demo"', "'org/m'", " org/m"):
+        (problem,) = refuse("--backend", backend, word, text)
+        assert problem.place == f"{word}:"
