@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ichat.config.first_words import as_ichat
 from ichat.errors import ExitCode, IchatError, TemporaryError, UsageError, error_line, system_failure
 from ichat.system.standard_streams import open_closed
 
@@ -83,6 +84,7 @@ def _command(argv: Sequence[str]) -> int:
         "--help": _help,
         "-h": _help,
     }
+    argv = as_ichat(argv)
     name, rest = (argv[0], argv[1:]) if argv else ("serve", ())
     if name not in commands and name.startswith("-"):
         name, rest = "serve", argv

@@ -69,7 +69,7 @@ def _offline(model: Model, accelerator: Literal["cpu", "cuda"], environ: Mapping
 async def unreachable(environ: Mapping[str, str], limit_s: float = _LIMIT_S) -> str | None:
     """Why the hub does not answer; None: it does."""
     url = environ.get("HF_ENDPOINT") or ENDPOINT
-    command = (sys.executable, "-m", "ichat.backends.hub_probe", url)
+    command = (sys.executable, "-P", "-m", "ichat.backends.hub_probe", url)
     probe = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     try:
         async with asyncio.timeout(limit_s):

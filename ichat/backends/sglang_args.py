@@ -57,7 +57,8 @@ FURTHER_MODELS = frozenset({"speculative_draft_model_path"})
 @cache
 def engine(version: str | None = None) -> Engine:
     """SGLang as the resolver sees it; the pinned version unless another is given."""
-    return Engine("sglang", "SGLang", load_catalogue("sglang", version), WORDS, RESERVED, EQUIVALENTS)
+    catalogue = load_catalogue("sglang", version)
+    return Engine("sglang", "SGLang", catalogue, WORDS, RESERVED, EQUIVALENTS, RESERVED_VARIABLES, GONE)
 
 
 def _defaults(model: Model, accelerator: str, version: str | None) -> list[str]:
@@ -177,6 +178,30 @@ RESERVED = {
     "--enable-ssl-refresh": _TLS,
     "--tokenizer-worker-num": "ichat runs the server itself, in one process",
     "--use-ray": "ichat runs the engine in its own process",
+}
+
+#: Variables that SGLang reads by itself, and that would do there what is ichat's.
+RESERVED_VARIABLES = {
+    "SGLANG_GRPC_PORT": "ichat serves HTTP",
+}
+
+_BY_ITSELF = "SGLang does so by itself now: leave it out"
+
+#: Flags of earlier versions, with what became of them.
+GONE = {
+    "--disable-disk-cache": "use --disable-outlines-disk-cache",
+    "--disable-flashinfer": "use --attention-backend",
+    "--disable-flashinfer-sampling": "use --sampling-backend pytorch",
+    "--enable-deepep-moe": "use --moe-a2a-backend deepep",
+    "--enable-ep-moe": "use --ep-size",
+    "--enable-flashinfer": "use --attention-backend flashinfer",
+    "--enable-flashinfer-mla": "use --attention-backend flashinfer",
+    "--enable-flashinfer-cutlass-moe": "use --moe-runner-backend flashinfer_cutlass",
+    "--enable-llama4-multimodal": "use --enable-multimodal",
+    "--enable-mla": _BY_ITSELF,
+    "--enable-overlap-schedule": _BY_ITSELF,
+    "--enable-triton-kernel-moe": "use --moe-runner-backend triton_kernel",
+    "--schedule-heuristic": "use --schedule-policy",
 }
 
 #: Flags that ichat does not unify, with what vLLM has for the same purpose.

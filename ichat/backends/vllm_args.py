@@ -47,7 +47,8 @@ FURTHER_MODELS = frozenset({"speculative_config"})
 @cache
 def engine(version: str | None = None) -> Engine:
     """vLLM as the resolver sees it; the pinned version unless another is given."""
-    return Engine("vllm", "vLLM", load_catalogue("vllm", version), WORDS, RESERVED, EQUIVALENTS)
+    catalogue = load_catalogue("vllm", version)
+    return Engine("vllm", "vLLM", catalogue, WORDS, RESERVED, EQUIVALENTS, RESERVED_VARIABLES, GONE)
 
 
 def _defaults(model: Model, accelerator: str) -> list[str]:
@@ -161,6 +162,47 @@ RESERVED = {
     "--ssl-keyfile": _TLS,
     "--enable-ssl-refresh": _TLS,
     "--uds": _SOCKET,
+}
+
+#: Variables that vLLM reads by itself, and that would do there what is ichat's.
+RESERVED_VARIABLES = {
+    "VLLM_API_KEY": "vLLM would ask for this key behind the front, which has none. Set ICHAT_API_KEY",
+}
+
+_ALWAYS = "vLLM does so by itself now: leave it out"
+_SPECULATIVE = "it is a key of --speculative-config now"
+_OVERRIDE = "it is a key of --hf-overrides now"
+
+#: Flags of earlier versions, with what became of them.
+GONE = {
+    "--compilation-level": "use -O or --compilation-config",
+    "--cuda-graph-sizes": "use --cudagraph-capture-sizes",
+    "--device": "ichat knows the device from the image: leave it out",
+    "--disable-async-output-proc": "use --no-async-scheduling",
+    "--disable-log-requests": "requests are not logged unless --enable-log-requests is given: leave it out",
+    "--enable-multimodal-encoder-data-parallel": "use --mm-encoder-tp-mode data",
+    "--enable-reasoning": "--reasoning-parser alone switches it on: leave it out",
+    "--guided-decoding-backend": "use --structured-outputs-config '{\"backend\": …}'",
+    "--guided-decoding-disable-any-whitespace": "use --structured-outputs-config '{\"disable_any_whitespace\": true}'",
+    "--guided-decoding-disable-fallback": "there is no fallback any more: leave it out",
+    "--max-seq-len-to-capture": "use --max-cudagraph-capture-size",
+    "--mm-preprocessor-cache-size": "use --mm-processor-cache-gb",
+    "--disable-mm-preprocessor-cache": "use --mm-processor-cache-gb 0",
+    "--multi-step-stream-outputs": _ALWAYS,
+    "--num-lookahead-slots": _ALWAYS,
+    "--num-scheduler-steps": _ALWAYS,
+    "--num-speculative-tokens": _SPECULATIVE,
+    "--override-pooler-config": "use --pooler-config",
+    "--preemption-mode": _ALWAYS,
+    "--rope-scaling": _OVERRIDE,
+    "--rope-theta": _OVERRIDE,
+    "--scheduler-delay-factor": _ALWAYS,
+    "--speculative-draft-tensor-parallel-size": _SPECULATIVE,
+    "--speculative-model": _SPECULATIVE,
+    "--swap-space": "vLLM computes anew instead of swapping: leave it out",
+    "--task": "use --runner pooling for embeddings, scores and classes, and leave it out for generate",
+    "--use-v2-block-manager": _ALWAYS,
+    "--worker-use-ray": "ichat runs the engine in its own process: leave it out",
 }
 
 #: Flags that ichat does not unify, with what SGLang has for the same purpose.

@@ -25,7 +25,16 @@ def wrong_line(text: str) -> str | None:
     if "\n" in text:
         return "has more than one line"
     found = _NOT_IN_A_LINE.search(text)
-    return _told(found[0]) if found else None
+    return _told(found[0]) if found else surrounded(text)
+
+
+def surrounded(text: str) -> str | None:
+    """What stands around a text that was meant without it: quotes that no shell has taken off, or blanks."""
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'`":
+        return f"begins and ends with {text[0]}: the quotes are part of the value, take them off"
+    if text != text.strip():
+        return "begins or ends with a blank, which is part of the value, take it off"
+    return None
 
 
 def _told(character: str) -> str:

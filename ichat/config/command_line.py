@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 from ichat.config.engine import Engine
 from ichat.config.flags import Argument, Catalogue
-from ichat.config.names import Path, kind_word, own_flags, words
+from ichat.config.names import SEVERAL, Path, kind_word, own_flags, words
 from ichat.config.secrets import mask
 from ichat.config.values import Given, Layer
 from ichat.errors import Problem
@@ -26,20 +27,23 @@ def read_command_line(tokens: Sequence[str], engine: Engine | None) -> CommandLi
     """``engine`` None: the backend is unknown or has no command line of its own; then every other flag is unknown."""
     found = CommandLine()
     for argument in split(tokens, engine):
-        if argument.flag is None or argument.word not in _spelled():
+        if argument.flag is None or (path := _own_paths().get(argument.flag.spellings)) is None:
             found.arguments.append(argument)
         else:
-            _take(found, argument, words()[_spelled()[argument.word]])
+            _take(found, argument, path)
     return found
 
 
 def split(tokens: Sequence[str], engine: Engine | None) -> Iterator[Argument]:
-    """Every token in exactly one argument. Where a word is both ours and the engine's, it is ours."""
+    """Every token in exactly one argument. Where a word is both ours and the engine's, it is ours.
+
+    ichat's own words may be cut short at a dash, as those of the engines may.
+    """
     theirs = engine.catalogue.flags if engine else ()
     catalogue = Catalogue(engine.name if engine else "ichat", "", (*theirs, *own_flags()))
     for argument in catalogue.split(tokens):
-        word = argument.word.replace("_", "-") if argument.word.startswith("--") else argument.word
-        yield replace(argument, word=word) if word in _spelled() else argument
+        is_ours = argument.flag is not None and argument.flag.spellings in _own_paths()
+        yield replace(argument, word=argument.word.replace("_", "-")) if is_ours else argument
 
 
 def peek(tokens: Sequence[str], word: str) -> str | None:
@@ -51,14 +55,17 @@ def peek(tokens: Sequence[str], word: str) -> str | None:
     return None
 
 
-def _spelled() -> dict[str, str]:
-    """Every spelling of ichat's own words, and the word."""
-    return {spelling: flag.word for flag in own_flags() for spelling in flag.spellings}
+@cache
+def _own_paths() -> dict[tuple[str, ...], Path]:
+    """The setting of each of ichat's own flags, by the flag's spellings."""
+    return {flag.spellings: words()[flag.word] for flag in own_flags()}
 
 
 def _take(found: CommandLine, argument: Argument, path: Path) -> None:
     flag = argument.flag
     assert flag is not None
+    if path in SEVERAL and len(argument.values) > 1:
+        argument = _take_several(found, argument, path)
     given = Given(_raw(argument, path), argument.word, Layer.COMMAND_LINE)
     before = found.givens.get(path)
     if argument.wrong and not (kind_word(path) == "bool" and argument.values):
@@ -68,6 +75,18 @@ def _take(found: CommandLine, argument: Argument, path: Path) -> None:
         found.problems.append(given.problem(message, "E-CFG-DUPLICATE"))
     else:
         found.givens[path] = given
+
+
+def _take_several(found: CommandLine, argument: Argument, path: Path) -> Argument:
+    """The argument with its first value; the others are further names, or a problem where they are keys."""
+    first, *others = argument.values
+    given = Given(others, argument.word, Layer.COMMAND_LINE)
+    if path == ("model", "served_model_name"):
+        found.givens[("model", "aliases")] = given
+    else:
+        message = "takes one key. Give further ones with a name each: server.api_keys in the configuration file."
+        found.problems.append(given.problem(message, "E-USAGE"))
+    return replace(argument, values=(first,))
 
 
 def _raw(argument: Argument, path: Path) -> str | list[str] | bool:

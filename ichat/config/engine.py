@@ -37,6 +37,8 @@ class Engine:
     words: tuple[Word, ...]
     reserved: Mapping[str, str] = field(default_factory=dict)  # flag → why it cannot be used
     equivalents: Mapping[str, str] = field(default_factory=dict)  # flag → what the other engine has instead
+    reserved_variables: Mapping[str, str] = field(default_factory=dict)  # name → why it cannot be used
+    gone: Mapping[str, str] = field(default_factory=dict)  # flag of an earlier version → what to do instead
 
     @property
     def version(self) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ichat.config.characters import wrong_character
+from ichat.config.characters import surrounded, wrong_character
 from ichat.config.engine import Engine
 from ichat.config.flags import Argument, Flag, WrongValueError
 from ichat.config.kinds import kinds
@@ -55,9 +55,9 @@ class Reader:
         found = EngineWords()
         for argument in arguments:
             place = given(argument)
-            if argument.flag is None:
+            if argument.flag is None or self._is_gone(argument.word):
                 found.problems.append(self._unknown(argument.word, place))
-            elif problem := self._refused(argument.flag, argument.wrong or wrong_character(argument.values), place):
+            elif problem := self._refused(argument.flag, argument.wrong or _odd(self.engine, argument), place):
                 found.problems.append(problem)
             elif settings := self._as_settings(argument, place):
                 found.settings += settings
@@ -84,6 +84,10 @@ class Reader:
                 found.dests[flag.key] = flag.dest
                 found.givens[flag.dest] = place
         return found
+
+    def _is_gone(self, word: str) -> bool:
+        """Also where it is the beginning of another flag, which somebody who knows the old one does not mean."""
+        return word in self.engine.gone and word not in self.engine.catalogue.by_spelling
 
     def _keep(self, found: EngineWords, argument: Argument, place: Given) -> None:
         """Keep an argument verbatim; the same flag twice with different values is a contradiction."""
@@ -141,7 +145,9 @@ class Reader:
     def _unknown(self, word: str, place: Given, *, is_key: bool = False) -> Problem:
         if not word.startswith("-"):
             return place.problem(f'the word "{word}" belongs to no flag. {_stray(word)}', "E-USAGE")
-        message = f"{self.engine.version} has no flag {word}; {self._advice(word, is_key=is_key)}"
+        advice = self.engine.gone.get("--" + word.lstrip("-").replace("_", "-"))
+        advice = f"{advice}." if advice else self._advice(word, is_key=is_key)
+        message = f"{self.engine.version} has no flag {word}; {advice}"
         return place.problem(message, "E-CFG-UNKNOWN-FLAG")
 
     def _advice(self, word: str, *, is_key: bool) -> str:
@@ -172,12 +178,28 @@ class Reader:
         return f"it is a flag of {other.version}." if word in flag.spellings else None
 
 
+def _odd(engine: Engine, argument: Argument) -> str | None:
+    """What is wrong with the characters of an argument's values; around those of a unified argument, too."""
+    if wrong := wrong_character(argument.values):
+        return wrong
+    is_unified = argument.flag is not None and engine.word_of(argument.flag) is not None and "." not in argument.word
+    around = (surrounded(value) for value in argument.values if "{" not in value) if is_unified else ()
+    found = next(filter(None, around), None)
+    return f"has a value that {found}" if found else None
+
+
 def _nearest_own(word: str) -> str | None:
     return nearest(word.replace("_", "-"), words())
 
 
 def _closest(word: str, *found: str | None) -> str | None:
-    return min((w for w in found if w), key=lambda w: slips(word, w), default=None)
+    meant = (w for w in found if w and (_negates(w) == _negates(word) or slips(word, w) == 1))
+    return min(meant, key=lambda w: slips(word, w), default=None)
+
+
+def _negates(word: str) -> bool:
+    """Whether a flag says no: a hint must never be the opposite of what was typed."""
+    return word.startswith(("--no-", "--disable-"))
 
 
 def _wrong(flag: Flag, value: Any) -> str | None:

@@ -10,7 +10,11 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
+from ichat.config.schema import ServedName
+
 _SECRETS = dict[str, SecretStr]
+NAME = "a name (letters, digits and . _ / : -, beginning with a letter or digit)"
+_PRINTABLE = get_args(ServedName)[1].pattern
 HIDDEN_CHOICES = {"fake"}  # for tests only, not to be recommended
 
 
@@ -80,8 +84,8 @@ def _expected(name: str, word: str, base: Any, bounds: list[Any]) -> str:
     }
     if word == "gpus":
         return nouns[word]
-    if any(getattr(b, "pattern", None) for b in _flat(bounds)):
-        return "a name (letters, digits and . _ / : -, beginning with a letter or digit)"
+    if patterns := {b.pattern for b in _flat(bounds) if getattr(b, "pattern", None)}:
+        return "a name without blanks, not beginning with a dash" if _PRINTABLE in patterns else NAME
     return nouns[word] + _range(_flat(bounds))
 
 

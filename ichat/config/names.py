@@ -37,6 +37,10 @@ SHORT: dict[str, Path] = {
 COMPOUND = ("engine_args", "vllm_args", "sglang_args", "extra_argv", "env")
 
 
+#: Flags that take several values in vLLM: the first is the setting, what the others are is told or taken.
+SEVERAL: tuple[Path, ...] = (("model", "served_model_name"), ("server", "api_key"))
+
+
 @cache
 def sections() -> dict[Path, type[BaseModel]]:
     """Every section that has a fixed place, sections within sections too."""
@@ -100,4 +104,4 @@ def kind_word(path: Path) -> str:
 def _flag(word: str, path: Path) -> Flag:
     kind: dict[str, Kind] = {"bool": "toggle", "list": "values"}
     spellings = (word, f"--no-{word[2:]}") if kind_word(path) == "bool" else (word,)
-    return Flag(spellings, ".".join(path), kind.get(kind_word(path), "value"))
+    return Flag(spellings, ".".join(path), "values" if path in SEVERAL else kind.get(kind_word(path), "value"))

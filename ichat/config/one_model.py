@@ -11,10 +11,10 @@ from ichat.config.document import Scalar
 from ichat.config.engine import Engine
 from ichat.config.flags import WrongValueError
 from ichat.config.gpus import place
-from ichat.config.kinds import kinds
+from ichat.config.kinds import NAME, kinds
 from ichat.config.merge import Merged, Rank, merge
 from ichat.config.ranks import RankReader
-from ichat.config.schema import Model, ModelSettings
+from ichat.config.schema import Model, ModelSettings, adapter_text
 from ichat.config.sources import Sources
 from ichat.config.values import Given, Layer, read, read_section
 from ichat.config.variables import FALL_BACKS
@@ -49,8 +49,11 @@ class ModelResolver:
             merged = merge([self._demo_rank(engine), *ranks], engine)
         self.problems += merged.problems
         values = {key: value for key, value in merged.values.items() if key in ModelSettings.model_fields}
+        if "lora_paths" in values:
+            values["lora_paths"] = tuple(str(adapter_text(entry)) for entry in values["lora_paths"])
         path = self._path(key, values, merged)
-        named = self._name(key if given_name is None else given_name, values.get("model_path"))
+        given_name = key if given_name is None else given_name
+        named = self._name(given_name, values.get("model_path"), merged.givens.get("model_path"))
         if path is None or self.problems:
             return None
         values |= {"model_path": path, "backend": backend} | self._absolute(values)
@@ -84,6 +87,9 @@ class ModelResolver:
             self.problems += problems
             path = values["model_path"] = found.get("model_path", DEMO)
             merged.givens["model_path"] = fall_back
+        if path is not None and path.startswith(("http://", "https://")):
+            self.problems.append(merged.givens["model_path"].problem(_no_address(path)))
+            return None
         if path is not None and path != DEMO:
             return self.sources.local_path(path) or path
         if path is None and key is not None and _text(key) != DEMO:
@@ -96,20 +102,25 @@ class ModelResolver:
         self.problems.append(Problem("E-CFG-MISSING", "the demo model", message))
         return None
 
-    def _name(self, given: Given | None, path: str | None) -> str:
+    def _name(self, given: Given | None, path: str | None, place: Given | None) -> str:
         """As given, else after the path."""
         if given is None:
-            return _name_of(path) if path and path != DEMO else DEMO
+            return self._derived_name(path, place) if path and path != DEMO else DEMO
         text = _text(given)
         if path is None and "/" in text:
             message = f'names the model; "{text}" looks like a path, and that is --model-path or ICHAT_MODEL_PATH.'
             self.problems.append(given.problem(message))
-        try:
-            Model(name=text, model_path="x")
-        except ValueError:
-            expected = kinds(ModelSettings)["served_model_name"].expected
-            self.problems.append(given.problem(f'expected {expected}, found "{text}".'))
+        if not _is_name(text):
+            self.problems.append(given.problem(f'expected {NAME}, found "{text}".'))
         return text
+
+    def _derived_name(self, path: str, place: Given | None) -> str:
+        """After the path; it is a problem where no name can be made of it."""
+        name = _name_of(path)
+        if place is not None and not _is_name(name):
+            message = f'"{path}" is neither a directory here nor a Hugging Face repository (ORG/NAME).'
+            self.problems.append(place.problem(message))
+        return name
 
     def _absolute(self, values: dict[str, Any]) -> dict[str, Any]:
         """Local paths made absolute: a worker runs elsewhere."""
@@ -176,6 +187,22 @@ def _own(values: Mapping[str, Any], engine: Engine | None) -> dict[str, Any]:
 
 def _text(given: Given) -> str:
     return given.raw.text if isinstance(given.raw, Scalar) else str(given.raw)
+
+
+def _no_address(url: str) -> str:
+    """What to name instead of a page of the hub."""
+    owner, _, rest = url.partition("://")[2].partition("/")[2].partition("/")
+    repository = rest.partition("/")[0].partition("?")[0]
+    meant = f"; you probably mean {owner}/{repository}" if owner and repository else ""
+    return f'"{url}" is an address, and a model of the hub is named as ORG/NAME{meant}.'
+
+
+def _is_name(text: str) -> bool:
+    try:
+        Model(name=text, model_path="x")
+    except ValueError:
+        return False
+    return True
 
 
 def _name_of(path: str) -> str:

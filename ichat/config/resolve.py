@@ -13,6 +13,7 @@ from ichat.config.api_keys import gather_keys
 from ichat.config.collisions import same_gpus, same_names
 from ichat.config.command_line import CommandLine, peek, read_command_line
 from ichat.config.engine import Engine
+from ichat.config.foreign import reserved_variables, unread_variables
 from ichat.config.lingering import WHY_NOT, without_routers
 from ichat.config.merge import Rank
 from ichat.config.names import Path, model_variable, sections, words
@@ -64,12 +65,14 @@ def resolve(sources: Sources, engines: Mapping[str, Engine]) -> Resolved:
     resolver = _Resolver(sources, engines, file, environment, ModelResolver(sources, engines))
     models = resolver.several_models() if len(file.models) > 1 else resolver.only_model()
     resolver.refuse_collisions(models)
+    resolver.models.problems += reserved_variables(models, engines, sources.environ)
     fixed = resolver.fixed_sections()
     problems = [*sources.problems, *unknown, *resolver.models.problems, *environment.problems, *file.problems]
     if problems or substitution.problems:
         raise ConfigError(_told(problems, substitution))
     is_key_in_argv = resolver.models.origins.get("server.api_key") == "--api-key"
-    found = (*environment.notices, *notices_of(models, engines, is_key_in_argv=is_key_in_argv))
+    unread = () if resolver.is_model_named(models) else unread_variables(sources.environ)
+    found = (*environment.notices, *unread, *notices_of(models, engines, is_key_in_argv=is_key_in_argv))
     notices = tuple(hide(notice, substitution.hidden) for notice in found)
     return Resolved(
         Settings(models=tuple(models), **fixed),
@@ -157,6 +160,12 @@ class _Resolver:
                 self.models.givens[model.name]["name"] = self.file.models[model.name]
         self.models.problems += same_names(models, self.models.givens)
         self.models.problems += same_gpus(models, self.models.givens)
+
+    def is_model_named(self, models: Sequence[Model]) -> bool:
+        """Whether anything says what to serve, be it the demo model by its name."""
+        origins = self.models.origins
+        named = (origins.get(f"models.{model.name}.{key}") for model in models for key in ("model_path", "name"))
+        return bool(self.file.models) or any(origin is not None for origin in named)
 
     def _layers(self, name: str | None) -> list[dict[str, Given]]:
         """What was said of a model, lowest first: defaults, its section, its variables."""

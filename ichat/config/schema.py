@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     NonNegativeFloat,
@@ -22,6 +24,25 @@ StartMethod = Literal["auto", "fork", "spawn"]
 Rollout = Literal["auto", "surge", "hold"]
 LogLevel = Literal["debug", "info", "warning", "error", "critical"]
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}$")]
+
+
+def adapter_text(value: object) -> object:
+    """An adapter as ``name=path``, of the form that vLLM takes too: a mapping of name and path, or that as JSON."""
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            return None
+    if isinstance(value, dict):
+        name, path = value.get("name"), value.get("path")
+        is_all = value.keys() <= {"name", "path"} and isinstance(name, str) and isinstance(path, str)
+        return f"{name}={path}" if is_all else None
+    return value
+
+
+Adapter = Annotated[str, BeforeValidator(adapter_text)]
+#: What clients ask for: anything without blanks. vLLM's own default is the path as it was written.
+ServedName = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x20\x7f-][^\x00-\x20\x7f]*$", max_length=256)]
 #: As a browser sends it (RFC 6454), or `*`.
 Origin = Annotated[str, StringConstraints(pattern=r"^(\*|null|[a-z][a-z0-9+.-]*://[^/\s,]+)$")]
 #: 0, or a name as NVIDIA gives it: GPU-8932f937-…, MIG-…
@@ -167,7 +188,7 @@ class Unified(Schema):
     model_path: str | None = Field(None, description="a local directory or a Hugging Face repository")
     tokenizer_path: str | None = Field(None, description="a tokenizer other than the model's")
     context_length: PositiveInt | None = Field(None, description="longest prompt plus answer, in tokens")
-    served_model_name: ModelName | None = Field(
+    served_model_name: ServedName | None = Field(
         None, description="the name clients ask for; default: the model's name here"
     )
     trust_remote_code: bool | None = Field(None, description="run Python code that comes with the model")
@@ -199,7 +220,7 @@ class Unified(Schema):
         None, description="publish KV cache events: {publisher: zmq, endpoint: …}, the same keys on both engines"
     )
     enable_lora: bool | None = Field(None, description="serve LoRA adapters")
-    lora_paths: tuple[str, ...] | None = Field(None, description="adapters to load, each name=path")
+    lora_paths: tuple[Adapter, ...] | None = Field(None, description="adapters to load, each name=path")
     max_loras: PositiveInt | None = Field(None, description="adapters in one batch")
     max_lora_rank: PositiveInt | None = Field(None, description="largest rank of an adapter")
 
@@ -208,7 +229,7 @@ class ModelSettings(Unified):
     """One model as written under `models:` (and `defaults:`, which has the same keys)."""
 
     backend: BackendName | None = Field(None, description="vllm or sglang; default vllm")
-    aliases: tuple[ModelName, ...] = Field((), description="further names that clients may ask for")
+    aliases: tuple[ServedName, ...] = Field((), description="further names that clients may ask for")
     instances: PositiveInt = Field(1, description="workers of this model")
     gpus: GivenGpus | None = Field(
         None, description="of each instance: how many (1), or which: [[0], [1]], one list an instance"

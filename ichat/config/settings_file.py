@@ -101,7 +101,11 @@ def _elsewhere(key: str) -> str:
     """Where a key does belong that is unknown here."""
     if key in ModelSettings.model_fields:
         return f"{key} belongs under a model or under defaults."
-    homes = {name: ".".join(path) for path, section in sections().items() for name in section.model_fields}
+    # Of several sections that have it the first is meant: `port` is the server's.
+    homes: dict[str, str] = {}
+    for path, section in sections().items():
+        for name in section.model_fields:
+            homes.setdefault(name, ".".join(path))
     if meant := nearest(key, homes):
         return f"did you mean {homes[meant]}.{meant}?"
     return "a flag of an engine belongs under engine_args."

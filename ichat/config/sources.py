@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ichat.config.characters import wrong_line
 from ichat.config.document import SIZE_LIMIT_BYTES, Document, parse
+from ichat.config.foreign import is_for_engine
 from ichat.config.values import Given, Layer
 from ichat.errors import ExitCode, Problem
 
@@ -75,7 +76,8 @@ class Sources:
 
     def worker_environment(self) -> dict[str, str]:
         """The environment that a worker inherits: the launcher's, without ichat's own variables and secrets."""
-        kept = {k: v for k, v in self.environ.items() if is_handed_down(k) and k != "HF_TOKEN_FILE"}
+        seen = {name: text for name, text in self.environ.items() if is_handed_down(name) and is_for_engine(name, text)}
+        kept = {name: text for name, text in seen.items() if name != "HF_TOKEN_FILE"}
         return kept | ({"HF_TOKEN": self.hf_token} if self.hf_token else {})
 
     def secret_file(self, path: str) -> tuple[str, str | None]:

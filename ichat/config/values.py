@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from ichat.config.characters import wrong_character, wrong_line
+from ichat.config.characters import surrounded, wrong_character, wrong_line
 from ichat.config.document import Mapping, Node, Scalar, Sequence
 from ichat.config.flags import WrongValueError
 from ichat.config.kinds import Kind, kinds
@@ -63,19 +63,30 @@ def read_section(section: type[BaseModel], givens: dict[str, Given]) -> tuple[di
         if value is not None:
             values[name] = value
     wrong = _out_of_bounds(section, values)
-    for name in wrong:
-        problems.append(givens[name].problem(str(_unfit(kinds(section)[name], _literal(givens[name].raw)))))
+    for name, at in wrong.items():
+        if at is None or kinds(section)[name].word != "list":
+            told = str(_unfit(kinds(section)[name], _literal(givens[name].raw)))
+        else:
+            meant = (section.model_fields[name].description or "").partition(". ")[0]
+            told = f"entry {at + 1} of the list does not fit: found {_shown_entry(values[name][at])}, expected {meant}."
+        problems.append(givens[name].problem(told))
     return {name: value for name, value in values.items() if name not in wrong}, problems
 
 
-def _out_of_bounds(section: type[BaseModel], values: dict[str, Any]) -> list[str]:
-    """Which values are of the right kind but not allowed."""
+def _out_of_bounds(section: type[BaseModel], values: dict[str, Any]) -> dict[str, int | None]:
+    """Which values are of the right kind but not allowed, and which entry of a list is not."""
+    found: dict[str, int | None] = {}
     try:
         section.model_validate(values)
     except ValidationError as error:
-        found = {str(e["loc"][0]) for e in error.errors(include_url=False, include_context=False) if e["loc"]}
-        return [name for name in values if name in found]
-    return []
+        for one in error.errors(include_url=False, include_context=False):
+            name, *inner = one["loc"] or ("",)
+            found.setdefault(str(name), inner[0] if inner and isinstance(inner[0], int) else None)
+    return {name: found[name] for name in values if name in found}
+
+
+def _shown_entry(value: Any) -> str:
+    return json.dumps(mask("", value), ensure_ascii=False) if isinstance(value, str | int | float) else "no text"
 
 
 def read(kind: Kind, raw: Node | str | list[str] | bool) -> Any:
@@ -87,6 +98,9 @@ def read(kind: Kind, raw: Node | str | list[str] | bool) -> Any:
         raise WrongValueError(f"{wrong}; it must hold the secret and no more.")
     if wrong := wrong_character(value):
         raise WrongValueError(f"{wrong}. Remove it.")
+    # In a template it may be meant.
+    if not kind.is_secret and isinstance(value, str) and "{" not in value and (wrong := surrounded(value)):
+        raise WrongValueError(f"{_literal(value)} {wrong}.")
     return value
 
 

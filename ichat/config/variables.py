@@ -22,6 +22,8 @@ FALL_BACKS = ("MODEL_ID", "HF_MODEL_ID")
 # Kubernetes puts these into every container of a namespace that has a Service whose name begins with "ichat".
 _LINK_NAME = re.compile(r"ICHAT_(?:.+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_.+)?|PORT(?:_\d+_(?:TCP|UDP|SCTP)(?:_.+)?)?)$")
 _LINK_VALUE = re.compile(r"(tcp|udp|sctp)://")
+#: These cannot mean anything else, and hold a plain number.
+_SURE_LINK_NAME = re.compile(r"ICHAT_(?:.+_)?(?:SERVICE_PORT|PORT_\d+_(?:TCP|UDP|SCTP)_PORT)$")
 
 
 @dataclass
@@ -59,7 +61,7 @@ def read_variables(given: Mapping[str, Given], models: Sequence[str], used: Cont
 
 def _is_link(name: str, value: Given) -> bool:
     """By its name; where a setting could have the name, by its value too."""
-    could_be_ours = name in variables() or name.endswith("_PORT")
+    could_be_ours = name in variables() or (name.endswith("_PORT") and not _SURE_LINK_NAME.match(name))
     return bool(_LINK_NAME.match(name)) and (not could_be_ours or bool(_LINK_VALUE.match(str(value.raw))))
 
 

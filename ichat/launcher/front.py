@@ -37,7 +37,7 @@ class FrontProcess:
         self._to_send: list[Message] = []
         self._ours, theirs = channel.pair()
         fds = [sock.fileno() for sock in listeners]
-        argv = [sys.executable, "-m", "ichat.front", "--control-fd", str(theirs.fileno())]
+        argv = [sys.executable, "-P", "-m", "ichat.front", "--control-fd", str(theirs.fileno())]
         for fd in fds:
             argv += ["--listen-fd", str(fd)]
         env = environment.for_front(ground.inherited)

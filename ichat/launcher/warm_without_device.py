@@ -68,7 +68,7 @@ def render_end(items: Sequence[Item]) -> str:
 
 def _of_engine(engine: str, models: Sequence[Model], arch: str, environ: Mapping[str, str]) -> Iterator[Item]:
     kernels = {kernel for model in models for kernel in ARGS[engine].hub_kernels(model, "cuda")}
-    command = [environment.python_of(models[0]), "-m", "ichat.worker.warm", engine, arch]
+    command = [environment.python_of(models[0]), "-P", "-m", "ichat.worker.warm", engine, arch]
     command += [f"--kernel={kernel.repo}@{kernel.revision}" for kernel in sorted(kernels, key=str)]
     command += [f"--head-dim={size}" for model in models if (size := _head_dim(model)) is not None]
     env = environment.for_worker(environ, models[0], "/tmp")  # noqa: S108  for compilers; nothing stays there

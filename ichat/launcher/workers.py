@@ -69,7 +69,7 @@ class Worker:
         ground.run_dir.residue.started(self.pid)
 
     def _spawn(self, model: Model, control_fd: int) -> Child:
-        argv = [environment.python_of(model), "-m", "ichat.worker", "--control-fd", str(control_fd)]
+        argv = [environment.python_of(model), "-P", "-m", "ichat.worker", "--control-fd", str(control_fd)]
         env = environment.for_worker(self._ground.inherited, model, str(self._folder / "tmp"), self._spec.gpus)
         with self._ground.output.open(self._instance) as output:
             return self._ground.processes.spawn(

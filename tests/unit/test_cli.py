@@ -150,12 +150,12 @@ def checkout(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("argv", "asked"),
     [
-        ((), "-m ichat serve"),
-        (("--backend", "sglang"), "-m ichat serve --backend sglang"),
-        (("serve", "--port", "1"), "-m ichat serve --port 1"),
-        (("status",), "-m ichat status"),
-        (("config", "--backend", "vllm"), "-m ichat config --backend vllm"),
-        (("--help",), "-m ichat --help"),
+        ((), "-P -m ichat serve"),
+        (("--backend", "sglang"), "-P -m ichat serve --backend sglang"),
+        (("serve", "--port", "1"), "-P -m ichat serve --port 1"),
+        (("status",), "-P -m ichat status"),
+        (("config", "--backend", "vllm"), "-P -m ichat config --backend vllm"),
+        (("--help",), "-P -m ichat --help"),
         (("echo", "as", "it", "is"), "as it is"),
     ],
 )
@@ -169,7 +169,7 @@ def test_links_to_the_entrypoint_are_followed(checkout: Path, tmp_path: Path) ->
     (tmp_path / "bin" / "first").symlink_to(checkout)
     (tmp_path / "bin" / "second").symlink_to("first")
     done = enter(tmp_path / "bin" / "second", "version")
-    assert (done.returncode, done.stdout) == (0, "-m ichat version\n")
+    assert (done.returncode, done.stdout) == (0, "-P -m ichat version\n")
 
 
 def test_a_link_named_ichat_is_the_command_line_of_ichat(checkout: Path, tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_a_link_named_ichat_is_the_command_line_of_ichat(checkout: Path, tmp_pat
     (tmp_path / "ichat").symlink_to(checkout)
     for argv in (["status"], ["health", "x"], ["true"], []):
         done = enter(tmp_path / "ichat", *argv)
-        assert (done.returncode, done.stdout) == (0, " ".join(["-m ichat", *argv]) + "\n")
+        assert (done.returncode, done.stdout) == (0, " ".join(["-P -m ichat", *argv]) + "\n")
     assert enter(tmp_path / "ichat", "health", ICHAT_RUN_DIR=str(tmp_path)).stdout.startswith("not running: ")
 
 

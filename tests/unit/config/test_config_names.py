@@ -52,7 +52,7 @@ def test_a_name_said_twice_of_one_model_is_refused(lines):
 
 def test_an_alias_is_a_name(lines):
     (line,) = lines(yaml="models: {m: {model_path: org/m, aliases: ['a b']}}")
-    assert "models.m.aliases: expected" in line
+    assert "models.m.aliases: entry 1 of the list does not fit" in line
 
 
 def test_a_colon_in_a_name_marks_an_adapter_for_sglang_only(lines, configure):
