@@ -96,14 +96,12 @@ _OF_DISAGGREGATION = (
 #: Fields of other types than texts, switches and fractions that may hold anything, and why that is safe.
 LEFT_TO_SGLANG: dict[str, str] = {
     **dict.fromkeys(("messages", "tools", "tool_choice", "reasoning", "stream_options"), "typed by its classes"),
-    **dict.fromkeys(
-        ("response_format", "format", "text", "output_config"), "what constrains an answer is the front's to bound"
-    ),
+    **dict.fromkeys(("response_format", "text", "output_config"), "what constrains an answer is the front's to bound"),
     **dict.fromkeys(("image_data", "video_data", "audio_data", "images"), "read by the processor, in the worker"),
     **dict.fromkeys(("images_config", "video_config", "mm_processor_kwargs"), "read by the processor, in the worker"),
     **dict.fromkeys(("metadata", "instances", "questions", "state", "documents"), "texts, and counted as a whole"),
     **dict.fromkeys(("thinking", "system", "mm_hashes", "mm_content_hashes", "temperature"), "typed by its classes"),
-    **dict.fromkeys(("return_prompt_token_ids", "keep_alive"), "typed by its classes"),
+    **dict.fromkeys(("return_prompt_token_ids",), "typed by its classes"),
 }
 
 #: Fields that take one value for all prompts of a request, or a list with one for each.
@@ -112,11 +110,6 @@ _PER_PROMPT = (
     "sampling_logprobs_mode", "return_hidden_states", "lora_path", "custom_logit_processor", "extra_key", "cache_salt",
     "watermark",
 )  # fmt: skip
-
-#: How Ollama's names of options are called as sampling parameters (SGLang's own list).
-_OLLAMA = {"num_predict": "max_new_tokens", "seed": "sampling_seed"} | {
-    name: name for name in ("temperature", "top_p", "top_k", "stop", "presence_penalty", "frequency_penalty")
-}
 
 
 def build_table(facts: ModelFacts, server_args: Any) -> RequestTable:
@@ -166,7 +159,6 @@ def build_rules(server_args: Any) -> Mapping[str, Rule]:
         "session_params": rules.inside(struct_rules(SessionParams), SessionParams.__struct_fields__),
         "chat_template_kwargs": rules.keys_not_among(_template_arguments(), "it is not the template's"),
         "sampling_params": rules.inside(sampling, tuple(types)),
-        "options": rules.inside({ollama: sampling[ours] for ollama, ours in _OLLAMA.items()}),
     }
     if "watermark" in types:  # from 0.5.23 on; on /generate SGLang leaves its type open
         found["watermark"] = rules.inside(struct_rules(_watermark()))

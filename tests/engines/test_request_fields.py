@@ -10,7 +10,7 @@ from tests.real_versions import IMPORTABLE, engine_of
 from tests.route_fields import read_fields
 
 #: What only later versions have: SGLang 0.5.23, vLLM 0.33.
-LATER = {"mm_processor_kwargs", "parse_context", "prompt_cache_options"}
+LATER = {"images", "mm_processor_kwargs", "parse_context", "prompt_cache_options"}
 
 
 @pytest.fixture(scope="module", params=IMPORTABLE)

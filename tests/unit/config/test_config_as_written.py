@@ -237,7 +237,8 @@ def test_adapters_are_taken_in_each_form(adapter, configure):
 
 
 @pytest.mark.parametrize(
-    ("entry", "found"), [("{name: x}", "no text"), ("{name: x, path: /p, base_model_name: llama}", "no text"), ("3", "3")]
+    ("entry", "found"),
+    [("{name: x}", "no text"), ("{name: x, path: /p, base_model_name: llama}", "no text"), ("3", "3")],
 )
 def test_the_wrong_entry_of_a_list_is_told(entry, found, lines):
     (line,) = lines(yaml=f"models: {{m: {{model_path: a/b, lora_paths: [x=/p, {entry}]}}}}")
