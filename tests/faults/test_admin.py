@@ -26,12 +26,14 @@ MODEL = "/admin/models/demo"
 class Admin(Launcher):
     """``Launcher`` with an admin port."""
 
-    def __init__(self, *, instances: int = 1, hold_s: float = 30, **engine_args: Any) -> None:
+    def __init__(
+        self, *, instances: int = 1, hold_s: float = 30, model_path: str = "fake/model", **engine_args: Any
+    ) -> None:
         super().__init__(
             engine_args=engine_args,
             admin={"port": 0},
             env={"ICHAT_ADMIN_TOKEN": TOKEN},
-            models={"demo": {"backend": "fake", "model_path": "fake/model", "instances": instances, "hold_s": hold_s,
+            models={"demo": {"backend": "fake", "model_path": model_path, "instances": instances, "hold_s": hold_s,
                              "engine_args": engine_args}},
             timeouts={"linger_s": 0, "probe_every_s": 0.2, "probe_suspect_s": 0.5, "probe_limit_s": 1},
         )  # fmt: skip
@@ -196,7 +198,7 @@ def test_a_worker_that_dies_over_a_command_is_told_at_once_and_started_again() -
 
 def test_an_engine_that_fails_over_new_weights_is_started_again_with_its_own() -> None:
     demo = Path(__file__).resolve().parents[2] / "models" / "demo"
-    with Admin(fails_at=["update_weights"]) as running:
+    with Admin(model_path=str(demo), fails_at=["update_weights"]) as running:
         running.wait_ready()
         status, answer = running.control("POST", f"{MODEL}/update_weights", {"path": str(demo)})
         assert status == 502
