@@ -46,7 +46,7 @@ def test_without_restarts_of_its_own_docker_restarts_it(backend: str) -> None:
 def test_the_death_of_the_launcher_is_the_end_of_the_container() -> None:
     with Container() as it:
         it.wait_ready()
-        it.kill("/opt/ichat/ichat/bin/python -m ichat serve")
+        it.kill("/opt/ichat/ichat/bin/python -P -m ichat serve")
         assert it.exit_code(limit_s=3) == 137
 
 
